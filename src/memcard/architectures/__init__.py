@@ -1,0 +1,1 @@
+"""Model families as data: key patterns, components, configs, default settings."""

@@ -1,0 +1,1 @@
+"""What everything else agrees on: tensor specs, the checkpoint protocol, the registry, progress."""

@@ -1,0 +1,1 @@
+"""Pictures out of checkpoints: pipelines, samplers, image metadata."""

@@ -1,0 +1,1 @@
+"""One file is one operation of a recipe."""

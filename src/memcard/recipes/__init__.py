@@ -1,0 +1,1 @@
+"""Recipes: checkpoints not yet computed. Nodes, text form, planner, executor."""

@@ -1,0 +1,1 @@
+"""A bounded pickle interpreter that runs nothing, and torch's rebuild rules."""
