@@ -63,7 +63,7 @@ def errors_page() -> str:
     for error in _tree(MemcardError):
         doc = (error.__doc__ or "").splitlines()[0]
         parts.append(f"| `{error.__name__}` | {error.exit_code} | {doc} |")
-    parts += ["", "0 is success, 1 also means \"differs\" or \"nothing found\", 130 an interrupt.", ""]
+    parts += ["", '0 is success, 1 also means "differs" or "nothing found", 130 an interrupt.', ""]
     return "\n".join(parts)
 
 

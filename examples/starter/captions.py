@@ -24,7 +24,16 @@ COLOURS: dict[str, tuple[int, int, int]] = {
 }
 STYLED = ("{style} of {a}{thing}", "{a}{thing}, {style}", "{style} of {thing}", "{thing}, {style}")
 PLAIN = ("{a}{thing}", "{thing}")
-NO_ARTICLE = ("glasses", "scissors", "grapes", "cherries", "french fries", "sushi", "popcorn", "fire")
+NO_ARTICLE = (
+    "glasses",
+    "scissors",
+    "grapes",
+    "cherries",
+    "french fries",
+    "sushi",
+    "popcorn",
+    "fire",
+)
 
 
 def article(thing: str) -> str:

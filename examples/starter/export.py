@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -108,7 +107,7 @@ def write_file(path: Path, tensors: dict[str, Tensor], label: Label) -> str:
     body = save(dict(sorted(tensors.items())), label.metadata())
     part = path.with_name(f".{path.name}.part")
     part.write_bytes(body)
-    os.replace(part, path)
+    part.replace(path)
     return hashlib.sha256(body).hexdigest()
 
 
@@ -154,7 +153,9 @@ def lora_tensors(pairs: dict[str, tuple[Tensor, Tensor]], alpha: float) -> dict[
     return half(out)
 
 
-def lora_label(name: str, trigger: str, rank: int, alpha: float, base: str, training: dict) -> Label:
+def lora_label(
+    name: str, trigger: str, rank: int, alpha: float, base: str, training: dict
+) -> Label:
     """Return the label of a style LoRA."""
     return Label(
         kind="lora",

@@ -11,12 +11,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from captions import COLOURS
 from numpy.typing import NDArray
 from pictures import composite
 from safetensors.torch import load_file
 from torch import Tensor
+from torch.nn import functional
 
 HERE = Path(__file__).parent
 CODE = "latent_code.safetensors"  # mean [48], basis [48, 16], root_std [16], scale []
@@ -29,7 +29,7 @@ def read_code() -> dict[str, Tensor]:
 
 def encode(pictures: Tensor, code: dict[str, Tensor]) -> Tensor:
     """Encode ``[n, 3, 64, 64]`` in -1..1 as ``[n, 16, 16, 16]``."""
-    patches = F.pixel_unshuffle(pictures, 4).permute(0, 2, 3, 1)
+    patches = functional.pixel_unshuffle(pictures, 4).permute(0, 2, 3, 1)
     z = (patches - code["mean"]) @ code["basis"] / code["root_std"] * code["scale"]
     return z.permute(0, 3, 1, 2).contiguous()
 
@@ -38,7 +38,7 @@ def decode(latents: Tensor, code: dict[str, Tensor]) -> Tensor:
     """Invert ``encode`` up to what 16 of 48 components lose (30 dB)."""
     z = (latents / code["scale"]).permute(0, 2, 3, 1) * code["root_std"]
     patches = z @ code["basis"].T + code["mean"]
-    return F.pixel_shuffle(patches.permute(0, 3, 1, 2), 4).clamp(-1, 1)
+    return functional.pixel_shuffle(patches.permute(0, 3, 1, 2), 4).clamp(-1, 1)
 
 
 def encode_on_colours(rgba: NDArray[np.uint8]) -> Tensor:
@@ -47,7 +47,5 @@ def encode_on_colours(rgba: NDArray[np.uint8]) -> Tensor:
     600 pictures on 12 backgrounds take 60 MB, which is cheaper than compositing in each step.
     """
     code = read_code()
-    per_colour = []
-    for rgb in COLOURS.values():
-        per_colour.append(encode(torch.from_numpy(composite(rgba, rgb)), code).half())
-    return torch.stack(per_colour, dim=1)
+    coloured = (torch.from_numpy(composite(rgba, rgb)) for rgb in COLOURS.values())
+    return torch.stack([encode(pictures, code).half() for pictures in coloured], dim=1)

@@ -110,7 +110,9 @@ def draw_svg(icons: dict, slug: str) -> Image.Image | None:
     return Image.open(io.BytesIO(bytes(png)))
 
 
-def draw_object(modules: Path, sets: dict[str, dict], emoji: str, slug: str) -> dict[str, Image.Image]:
+def draw_object(
+    modules: Path, sets: dict[str, dict], emoji: str, slug: str
+) -> dict[str, Image.Image]:
     """Return the object's picture in every style that has one."""
     drawn = {}
     code = "-".join(f"{ord(c):04x}" for c in emoji)

@@ -18,7 +18,6 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
-import torch.nn.functional as F
 from captions import COLOURS, caption
 from latents import encode_on_colours
 from model import Starter, new_starter, read_starter, tokenise
@@ -26,6 +25,7 @@ from muon import Muon
 from pictures import STYLES, read_held_out, read_pictures
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+from torch.nn import functional
 
 COLOUR_NAMES = tuple(COLOURS)
 WHITE = COLOUR_NAMES.index("white")
@@ -52,7 +52,9 @@ class Plan:
 class Lessons:
     """Draws training samples: latents, token ids, by a generator of its own per rank."""
 
-    def __init__(self, latents: Tensor, pairs: list[tuple[str, str]], model: Starter, seed: int):
+    def __init__(
+        self, latents: Tensor, pairs: list[tuple[str, str]], model: Starter, seed: int
+    ) -> None:
         self.latents, self.pairs, self.model = latents, pairs, model
         self.rng = random.Random(seed)
         self.noise = torch.Generator().manual_seed(seed)
@@ -87,7 +89,7 @@ def velocity_loss(model: Starter, x: Tensor, ids: Tensor, noise: torch.Generator
     with torch.autocast("cpu", torch.bfloat16):
         states = model.text(ids)[0]
         v = model.unet(signal * x + sigma * eps, t, states).sample.float()
-    return F.mse_loss(v, signal * eps - sigma * x)
+    return functional.mse_loss(v, signal * eps - sigma * x)
 
 
 def optimisers(model: Starter, plan: Plan) -> list[torch.optim.Optimizer]:
@@ -122,7 +124,7 @@ def average(params: list[Tensor], clock: float, ranks: int) -> float:
 class State:
     """Everything needed to go on: weights, their average, optimiser memory, step and clock."""
 
-    def __init__(self, model: Starter, opts: list[torch.optim.Optimizer], folder: Path):
+    def __init__(self, model: Starter, opts: list[torch.optim.Optimizer], folder: Path) -> None:
         self.model, self.opts, self.folder = model, opts, folder
         self.names, self.params = zip(*model.named_parameters(), strict=True)
         self.ema = [p.detach().clone() for p in self.params]
@@ -140,11 +142,11 @@ class State:
                     tensors[f"opt.{key}.{name_of[id(p)]}"] = value
         part = self.folder / "state.part"
         save_file({n: t.contiguous() for n, t in tensors.items()}, part)
-        os.replace(part, self.folder / "state.safetensors")
+        part.replace(self.folder / "state.safetensors")
         facts = {k: getattr(self, k) for k in ("step", "samples", "seconds", "cpu")}
         facts["loss"] = sum(self.losses[-200:]) / max(1, len(self.losses[-200:]))
         part.write_text(json.dumps(facts))
-        os.replace(part, self.folder / "state.json")
+        part.replace(self.folder / "state.json")
 
     @torch.no_grad()
     def read(self) -> None:

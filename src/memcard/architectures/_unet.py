@@ -104,7 +104,7 @@ def _read(prefix: str, shapes: Mapping[str, tuple[int, ...]]) -> UNet | None:
     crossed = [n for n in shapes if n.endswith("transformer_blocks.0.attn2.to_k.weight")]
     convs = [shapes["input_blocks.0.0.weight"], shapes["out.2.weight"]]
     widths = [shapes.get(f"{b}.0.in_layers.2.weight", ())[:1] for b in first]
-    if not crossed or any(len(c) != 4 for c in convs) or not all(widths):  # noqa: PLR2004
+    if not crossed or any(len(c) != 4 for c in convs) or not all(widths):
         return None
     start = crossed[0].removesuffix("transformer_blocks.0.attn2.to_k.weight")
     return UNet(
@@ -117,7 +117,7 @@ def _read(prefix: str, shapes: Mapping[str, tuple[int, ...]]) -> UNet | None:
         attention=tuple(f"{b}.1.proj_in.weight" in shapes for b in first),
         depth=sum(n.startswith(start) and n.endswith("attn2.to_k.weight") for n in shapes),
         cross=(0, *shapes[crossed[0]])[-1],
-        linear=len(shapes.get(f"{start}proj_in.weight", ())) == 2,  # noqa: PLR2004
+        linear=len(shapes.get(f"{start}proj_in.weight", ())) == 2,
         labels=any(n.startswith("label_emb.") for n in shapes),
     )
 

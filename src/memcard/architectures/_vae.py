@@ -118,7 +118,7 @@ def _read(prefix: str, specs: Specs) -> VAE | None:
     levels = count("decoder.up.{}.block.0.conv1.weight")
     widths = [shape(f"decoder.up.{i}.block.0.conv1.weight")[:1] for i in range(levels)]
     first, last = shape("decoder.conv_in.weight"), shape("decoder.conv_out.weight")
-    if len(first) != 4 or len(last) != 4 or not all(widths):  # noqa: PLR2004
+    if len(first) != 4 or len(last) != 4 or not all(widths):
         return None
     return VAE(
         prefix=prefix,

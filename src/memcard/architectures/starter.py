@@ -36,7 +36,7 @@ PLUGIN = LatentDiffusion(
         sampler="dpmpp_2m",
         width=64,
         height=64,
-        multiple=16,
+        multiple=8,
         prediction_type="v_prediction",
         extra={
             "tokenizer": "starter",

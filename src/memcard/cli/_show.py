@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from typing import Any, TypeVar
 
 import click
@@ -22,7 +23,9 @@ def examples(*lines: str) -> str:
 
 def json_option(function: F) -> F:
     """Add ``--json``."""
-    return click.option("--json", "as_json", is_flag=True, help="Print the facts as JSON.")(function)
+    return click.option("--json", "as_json", is_flag=True, help="Print the facts as JSON.")(
+        function
+    )
 
 
 def print_json(facts: object) -> None:
@@ -52,6 +55,52 @@ def table(rows: Sequence[Sequence[str]], *, header: Sequence[str]) -> str:
         "  ".join(cell.ljust(w) for cell, w in zip(line, widths, strict=True)).rstrip()
         for line in lines
     )
+
+
+def print_facts(facts: Mapping[str, Any]) -> None:
+    """Print a flat mapping as aligned lines; what is empty is left out."""
+    shown = {k.replace("_", " "): v for k, v in facts.items() if v not in (None, "", [], {})}
+    width = max((len(k) for k in shown), default=0)
+    for key, value in shown.items():
+        for i, line in enumerate(_lines(value)):
+            click.echo(f"{key if i == 0 else '':{width}}  {line}")
+
+
+def _lines(value: Any) -> list[str]:
+    if isinstance(value, Mapping):
+        return [f"{k}: {v}" for k, v in value.items()]
+    if isinstance(value, list):
+        return [str(v) for v in value]
+    return str(value).splitlines()
+
+
+def facts_of(result: Any) -> dict[str, Any]:
+    """Return a job's dataclass as JSON values; the recipe's text becomes JSON itself."""
+    found: dict[str, Any] = json.loads(json.dumps(asdict(result), default=str))
+    if isinstance(found.get("recipe"), str):
+        found["recipe"] = json.loads(found["recipe"])
+    return found
+
+
+def print_made(result: Any, *, as_json: bool) -> None:
+    """Print what a recipe became, or would become in a dry run."""
+    if as_json:
+        print_json(facts_of(result))
+        return
+    computed = f"{result.computed} computed, {result.tensors - result.computed} copied as they are"
+    print_facts(
+        {
+            "out": str(result.out),
+            "tensors": f"{result.tensors}: {computed}",
+            "size": human_size(result.nbytes),
+            "memory": f"about {human_size(result.memory)}" if not result.written else None,
+            "NaN or infinite": result.nonfinite or None,
+            "recipe id": result.recipe_id,
+            "notes": list(result.notes),
+        }
+    )
+    if not result.written:
+        advise("dry run: nothing was written.")
 
 
 @contextmanager

@@ -8,20 +8,20 @@ from typing import Any
 import click
 
 
-class Weighted(click.ParamType):
+class Weighted(click.ParamType[tuple[str, float]]):
     """``REF`` or ``REF:STRENGTH``; a number after the last colon is the strength (default 1)."""
 
     name = "REF[:STRENGTH]"
 
     def convert(self, value: Any, param: Any, ctx: Any) -> tuple[str, float]:
-        """Split at the last colon if a number follows; ``C:\\x.safetensors`` stays whole."""
+        """Split at the last colon if a number follows; a Windows drive stays whole."""
         if isinstance(value, tuple):
             return value
         match = re.fullmatch(r"(.+):([+-]?(?:\d+\.?\d*|\.\d+))", value)
         return (match[1], float(match[2])) if match else (value, 1.0)
 
 
-class Size(click.ParamType):
+class Size(click.ParamType[tuple[int, int]]):
     """``WIDTHxHEIGHT`` in pixels."""
 
     name = "WxH"
@@ -30,13 +30,13 @@ class Size(click.ParamType):
         """Read two whole numbers."""
         if isinstance(value, tuple):
             return value
-        match = re.fullmatch(r"(\d+)[x×](\d+)", value.strip().lower())
+        match = re.fullmatch(r"(\d+)x(\d+)", value.strip().lower())
         if not match:
             self.fail(f"{value!r} is not a size; write it like 512x768.", param, ctx)
         return int(match[1]), int(match[2])
 
 
-class Numbers(click.ParamType):
+class Numbers(click.ParamType[tuple[float, ...]]):
     """Comma-separated numbers, such as ``0.7,0.3``."""
 
     name = "X,Y,…"

@@ -33,9 +33,7 @@ def command(
     from memcard.jobs.convert import convert
 
     with _show.progress() as progress:
-        result = convert(
-            src, dst, dtype=dtype, only=only, overwrite=overwrite, progress=progress
-        )
+        result = convert(src, dst, dtype=dtype, only=only, overwrite=overwrite, progress=progress)
     if as_json:
         _show.print_json(result.to_dict())
         return 0

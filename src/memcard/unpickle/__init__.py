@@ -1,1 +1,1 @@
-"""A bounded pickle interpreter that runs nothing, and torch's rebuild rules."""
+"""Read pickle programs as data: a bounded interpreter that imports, looks up and calls nothing."""

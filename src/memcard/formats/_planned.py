@@ -1,0 +1,206 @@
+"""A sink whose every offset is known before the first byte.
+
+All tensors can be written in any order and from any thread. The file is a temporary sibling, its
+space is reserved first (a full disk shows before the work, not after it), and it takes its final name
+only when every byte was written.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from threading import Lock
+from types import TracebackType
+from typing import Self
+
+from memcard.core.atomic import disk_errors, part_path, replacing
+from memcard.core.checkpoint import Extent
+from memcard.core.tensors import Specs
+from memcard.errors import MismatchError, NotFoundError
+from memcard.formats._source import check_range
+
+COPY_CHUNK = 8 << 20
+# The kernel or the file system cannot copy between these two files.
+_NO_KERNEL_COPY = frozenset(
+    {errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EBADF, errno.EPERM}
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Where everything goes."""
+
+    size: int
+    fixed: tuple[tuple[int, bytes], ...]  # offset and bytes that do not depend on the tensors
+    places: Mapping[str, tuple[int, int]]  # tensor name to offset and size
+
+
+Planner = Callable[[Specs, Mapping[str, str]], Plan]
+Finisher = Callable[["PlannedSink", Plan], None]
+
+
+class PlannedSink:
+    """See ``memcard.core.checkpoint.Sink``."""
+
+    def __init__(self, path: Path, plan: Planner, finish: Finisher | None = None) -> None:
+        self.path = path
+        self.notes: tuple[str, ...] = ()
+        self._planner, self._finish = plan, finish
+        self._plan: Plan | None = None
+        self._stack = ExitStack()
+        self._fd = -1
+        self._written: dict[str, list[tuple[int, int]]] = {}
+        self._lock = Lock()
+
+    def begin(self, specs: Specs, metadata: Mapping[str, str]) -> None:
+        """Plan the file and reserve its space."""
+        if self._plan is not None:
+            raise RuntimeError(f"{self.path}: begin is called twice")
+        plan = self._planner(specs, metadata)
+        with disk_errors(self.path):
+            file = self._stack.enter_context(replacing(self.path))
+            self._fd = file.fileno()
+            _reserve(self._fd, self.path, plan.size)
+            for offset, part in plan.fixed:
+                self._pwrite(memoryview(part), offset)
+        self._plan = plan
+
+    def write(self, name: str, part: memoryview, offset: int = 0) -> None:
+        """Write a part of one tensor; thread-safe."""
+        start, size = self._place(name)
+        part = memoryview(part).cast("B") if part.nbytes else memoryview(b"")
+        check_range(self.path, name, size, offset, len(part))
+        with disk_errors(self.path):
+            self._pwrite(part, start + offset)
+        self._note(name, offset, offset + len(part))
+
+    def copy(self, name: str, source: Extent) -> None:
+        """Copy a whole tensor from another file, in the kernel where it can."""
+        start, size = self._place(name)
+        if source.size != size:
+            raise MismatchError(
+                f"{self.path}: {name!r} takes {size} bytes, {source.path} offers {source.size}."
+            )
+        with disk_errors(self.path), source.path.open("rb", buffering=0) as file:
+            done = _kernel_copy(file.fileno(), source.offset, self._fd, start, size)
+            while done < size:
+                file.seek(source.offset + done)
+                part = file.read(min(COPY_CHUNK, size - done))
+                if not part:
+                    raise MismatchError(
+                        f"{source.path}: ends inside {name!r}; it was changed while it was copied. "
+                        "Try again when nothing writes to it."
+                    )
+                self._pwrite(memoryview(part), start + done)
+                done += len(part)
+        self._note(name, 0, size)
+
+    def reread(self, offset: int, size: int) -> bytes:
+        """Return bytes of the unfinished file, for a finisher."""
+        with part_path(self.path).open("rb", buffering=0) as file:
+            file.seek(offset)
+            return file.read(size)
+
+    def patch(self, offset: int, part: bytes) -> None:
+        """Overwrite bytes of the unfinished file, for a finisher."""
+        self._pwrite(memoryview(part), offset)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if error is not None:
+            self._stack.__exit__(kind, error, trace)
+            return
+        with self._stack:  # an error in here removes the temporary file
+            if self._plan is None:
+                raise MismatchError(f"{self.path}: no tensors were announced; nothing was written.")
+            self._check_complete(self._plan)
+            if self._finish is not None:
+                with disk_errors(self.path):
+                    self._finish(self, self._plan)
+
+    def _place(self, name: str) -> tuple[int, int]:
+        if self._plan is None:
+            raise RuntimeError(f"{self.path}: begin comes before write")
+        try:
+            return self._plan.places[name]
+        except KeyError:
+            raise NotFoundError(f"{self.path}: {name!r} was not announced by begin.") from None
+
+    def _note(self, name: str, start: int, end: int) -> None:
+        with self._lock:
+            parts = self._written.setdefault(name, [])
+            if parts and parts[-1][1] == start:
+                parts[-1] = (parts[-1][0], end)
+            else:
+                parts.append((start, end))
+
+    def _check_complete(self, plan: Plan) -> None:
+        short = []
+        for name, (_, size) in plan.places.items():
+            reach = 0
+            for start, end in sorted(self._written.get(name, ())):
+                reach = max(reach, end) if start <= reach else reach
+            if reach < size:
+                short.append(f"{name!r} is complete up to byte {reach} of {size}")
+        if short:
+            more = f" and {len(short) - 5} more" if len(short) > 5 else ""
+            raise MismatchError(
+                f"{self.path}: {'; '.join(short[:5])}{more}. Nothing was kept of the file."
+            )
+
+    def _pwrite(self, part: memoryview, offset: int) -> None:
+        done = 0
+        while done < len(part):
+            if hasattr(os, "pwrite"):
+                done += os.pwrite(self._fd, part[done : done + (1 << 30)], offset + done)
+                continue
+            with self._lock:  # Windows: one position per handle
+                os.lseek(self._fd, offset + done, os.SEEK_SET)
+                done += os.write(self._fd, part[done : done + COPY_CHUNK])
+
+
+def _reserve(fd: int, path: Path, size: int) -> None:
+    if size == 0:
+        return
+    if hasattr(os, "posix_fallocate"):
+        try:
+            os.posix_fallocate(fd, 0, size)
+        except OSError as error:
+            if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL, errno.EBADF, errno.ENOSYS):
+                raise
+        else:
+            return
+    free = shutil.disk_usage(path.parent).free
+    if free < size:
+        raise OSError(errno.ENOSPC, f"needs {size} bytes, {free} are free")
+    os.truncate(fd, size)
+
+
+def _kernel_copy(source: int, offset: int, target: int, start: int, size: int) -> int:
+    """Copy as much as the kernel will; return how much that was."""
+    done = 0
+    if not hasattr(os, "copy_file_range"):
+        return done
+    while done < size:
+        try:
+            n = os.copy_file_range(source, target, size - done, offset + done, start + done)
+        except OSError as error:
+            if error.errno in _NO_KERNEL_COPY:
+                return done
+            raise
+        if n == 0:
+            return done
+        done += n
+    return done

@@ -1,0 +1,10 @@
+"""DPM-Solver++ of second order, multistep. Source: Lu et al. 2022, arXiv:2211.01095."""
+
+from memcard.generation.sampler import Sampler
+
+PLUGIN = Sampler(
+    a1111="DPM++ 2M",
+    comfyui="dpmpp_2m",
+    diffusers="scheduling_dpmsolver_multistep.DPMSolverMultistepScheduler",
+    source="arXiv:2211.01095",
+)

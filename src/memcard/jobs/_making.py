@@ -1,0 +1,165 @@
+"""From a recipe to a file: plan, refuse or report, then bake."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from memcard.core.checkpoint import Checkpoint
+from memcard.core.progress import Listener, silent
+from memcard.errors import NotFoundError, UsageError
+from memcard.formats import format_for_suffix
+from memcard.jobs._lineage import Parent, metadata_of, published
+from memcard.jobs.resolve import checked_source, label, locate, open_source
+from memcard.ops import OPS
+from memcard.recipes.bake import pour
+from memcard.recipes.execute import CHUNK, RecipeCheckpoint, Resolver, evaluate
+from memcard.recipes.nodes import Node, Source, sources
+from memcard.recipes.text import recipe_id, to_json
+
+_INTERPRETER = 48 << 20  # Python with numpy, measured; benchmarks/merge.py
+
+
+@dataclass(frozen=True, slots=True)
+class Made:
+    """A checkpoint that was made, or would be.
+
+    Attributes:
+        out: the file.
+        written: False for a dry run.
+        recipe: the recipe's text, without folders of this machine.
+        recipe_id: its SHA-256 id; by names where the digests of the inputs were not taken.
+        tensors: number of tensors.
+        computed: how many of them are computed; the others are copied as they are.
+        nbytes: size of all tensors.
+        memory: estimate of the peak memory in bytes, the interpreter included.
+        nonfinite: number of NaN or infinite values computed.
+        notes: what a careful user should know, one sentence each.
+    """
+
+    out: Path
+    written: bool
+    recipe: str
+    recipe_id: str
+    tensors: int
+    computed: int
+    nbytes: int
+    memory: int
+    nonfinite: int
+    notes: tuple[str, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the facts as JSON values."""
+        return {
+            "out": str(self.out),
+            "recipe_id": self.recipe_id,
+            "tensors": self.tensors,
+            "computed": self.computed,
+            "copied": self.tensors - self.computed,
+            "bytes": self.nbytes,
+            "memory": self.memory,
+            "nonfinite": self.nonfinite,
+            "recipe": json.loads(self.recipe),
+            "notes": list(self.notes),
+        }
+
+
+def make(
+    node: Node,
+    out: str | Path,
+    *,
+    kind: str = "merge",
+    overwrite: bool = False,
+    dry_run: bool = False,
+    check: bool = False,
+    threads: int | None = None,
+    progress: Listener = silent,
+) -> Made:
+    """Bake ``node`` into the file ``out``, whose suffix names the format.
+
+    Args:
+        node: the recipe.
+        out: appears whole or not at all.
+        kind: for the card.
+        overwrite: replace a file that is there.
+        dry_run: plan only; write nothing.
+        check: compare the sources with the SHA-256 in the recipe.
+        threads: None for as many as there are processors, at most 4. Never changes a bit.
+        progress: hears how far it is.
+
+    Raises:
+        UsageError: the file is there already, or is one of the inputs.
+        MismatchError: the inputs do not fit together.
+    """
+    out, crew = Path(out).expanduser(), threads or min(4, os.cpu_count() or 1)
+    form = format_for_suffix(out)
+    _refuse_output(out, node, overwrite)
+    resolver: Resolver = (lambda s: checked_source(s, progress)) if check else open_source
+    checkpoint = evaluate(node, resolver, OPS)
+    try:
+        plan = _plan(node, checkpoint, out, crew)
+        if dry_run:
+            return plan
+        metadata = metadata_of(node, _parents(node), kind=kind)
+        baked = pour(
+            checkpoint, form.create(out), threads=crew, metadata=metadata, progress=progress
+        )
+    finally:
+        checkpoint.close()
+    return Made(
+        *(out, True, plan.recipe, plan.recipe_id, plan.tensors, plan.computed, plan.nbytes),
+        memory=plan.memory,
+        nonfinite=sum(baked.nonfinite.values()),
+        notes=baked.notes,
+    )
+
+
+def _plan(node: Node, checkpoint: Checkpoint, out: Path, threads: int) -> Made:
+    specs, shared = checkpoint.specs, published(node)
+    inputs, computed, largest = len(sources(node)), 0, CHUNK
+    if isinstance(checkpoint, RecipeCheckpoint):
+        computed = checkpoint.computed
+        largest = max((checkpoint.piece(name, CHUNK) for name in specs), default=CHUNK)
+    memory = _INTERPRETER + threads * (inputs + 1) * largest
+    nbytes = sum(spec.nbytes for spec in specs.values())
+    return Made(
+        *(out, False, to_json(shared), recipe_id(shared), len(specs), computed, nbytes, memory),
+        nonfinite=0,
+        notes=tuple(checkpoint.notes),
+    )
+
+
+def _refuse_output(out: Path, node: Node, overwrite: bool) -> None:
+    if not out.parent.is_dir():
+        raise NotFoundError(f"{out.parent}: no such folder. Make it first.")
+    if not out.exists():
+        return
+    for source in sources(node):
+        if out.samefile(locate(source.ref)):
+            raise UsageError(f"{out}: is an input of this recipe. Choose another name.")
+    if not overwrite:
+        raise UsageError(f"{out}: is there already. Choose another name, or allow overwriting.")
+
+
+def _parents(node: Node) -> Sequence[Parent]:
+    """List the direct inputs as people see them: a delta on its base is one parent, the delta."""
+    if isinstance(node, Source):
+        return (_parent(node),)
+    return tuple(_parent(_face(child)) for child in node.inputs)
+
+
+def _face(node: Node) -> Source:
+    while not isinstance(node, Source):
+        node = node.inputs[1] if node.op == "overlay" else node.inputs[0]
+    return node
+
+
+def _parent(source: Source) -> Parent:
+    checkpoint = open_source(source)
+    metadata = dict(checkpoint.metadata)
+    checkpoint.close()
+    return Parent(label(source.ref), source.sha256, metadata)

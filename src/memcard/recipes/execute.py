@@ -1,0 +1,211 @@
+"""A recipe as a checkpoint: listed from headers, computed where it is read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from threading import Lock, local
+from typing import TypeAlias
+
+from memcard.core.checkpoint import Checkpoint, Extent
+from memcard.core.tensors import Specs
+from memcard.errors import MemcardError, NotFoundError
+from memcard.recipes.nodes import Apply, Node, Params, Source, Step
+from memcard.recipes.op import Op, check_arity, complete
+
+Resolver: TypeAlias = Callable[[Source], Checkpoint]
+
+# Two inputs and an output of this size stay in the shared cache; larger gains nothing (measured
+# 1, 4, 16 MiB within noise, benchmarks/merge.py).
+CHUNK = 4 << 20
+
+
+class RecipeCheckpoint:
+    """The result of one operation, not yet computed.
+
+    Reads from any thread; memory is ``CHUNK`` per input and thread, whatever the tensors' sizes
+    (steps marked ``whole`` excepted).
+    """
+
+    format = "recipe"
+
+    def __init__(
+        self, op: Op, inputs: Sequence[Checkpoint], params: Params, metadata: Mapping[str, str]
+    ) -> None:
+        self._op, self._inputs, self._params = op, tuple(inputs), params
+        steps = op.plan([c.specs for c in inputs], params)
+        self._steps: dict[str, Step] = {step.name: step for step in steps}
+        self.specs: Specs = {name: step.spec for name, step in self._steps.items()}
+        self.metadata: Mapping[str, str] = dict(metadata)
+        self.nonfinite: dict[str, int] = {}
+        self._lock, self._local = Lock(), local()
+        self._last: tuple[str, memoryview] | None = None  # a whole step that is read in pieces
+
+    @property
+    def notes(self) -> Sequence[str]:
+        """Each note of the plan once, with the tensors it is about; then those of the inputs."""
+        by_note: dict[str, list[str]] = {}
+        for step in self._steps.values():
+            if step.note:
+                by_note.setdefault(step.note, []).append(step.name)
+        own = [f"{note} ({_few(names)})" for note, names in by_note.items()]
+        return tuple(dict.fromkeys([*own, *(n for c in self._inputs for n in c.notes)]))
+
+    @property
+    def computed(self) -> int:
+        """Number of tensors that are computed, not copied."""
+        return sum(not step.copy for step in self._steps.values())
+
+    def piece(self, name: str, chunk: int) -> int:
+        """Bytes to ask for at once: ``chunk``, or the whole tensor where the step needs it."""
+        step = self._steps[name]
+        return step.spec.nbytes if step.whole else chunk
+
+    def read(self, name: str) -> memoryview:
+        """Compute one tensor."""
+        whole = memoryview(bytearray(self._step(name).spec.nbytes))
+        self.readinto(name, whole)
+        return whole.toreadonly()
+
+    def readinto(self, name: str, into: memoryview, offset: int = 0) -> None:
+        """Compute the bytes of one tensor from ``offset`` on."""
+        step = self._step(name)
+        if step.copy:
+            index, key = step.needs[0]
+            self._inputs[index].readinto(key, into, offset)
+        elif step.whole:
+            self._read_whole(step, into, offset)
+        else:
+            item = step.spec.dtype.block_bytes
+            if offset % item or len(into) % item:
+                self._read_odd(step, into, offset)
+                return
+            size = CHUNK // item * item
+            for at in range(0, len(into), size):
+                self._compute(step, into[at : at + size], (offset + at) // item)
+
+    def extent(self, name: str) -> Extent | None:
+        """Where the bytes lie, for a tensor that is copied; None for one that is computed."""
+        step = self._step(name)
+        if not step.copy:
+            return None
+        index, key = step.needs[0]
+        return self._inputs[index].extent(key)
+
+    def close(self) -> None:
+        """Close the inputs."""
+        for checkpoint in self._inputs:
+            checkpoint.close()
+
+    def _step(self, name: str) -> Step:
+        try:
+            return self._steps[name]
+        except KeyError:
+            raise NotFoundError(f"the recipe makes no tensor {name!r}.") from None
+
+    def _read_whole(self, step: Step, into: memoryview, offset: int) -> None:
+        if len(into) == step.spec.nbytes:
+            self._compute(step, into, 0)
+            return
+        with self._lock:
+            last = self._last
+        if last is None or last[0] != step.name:
+            last = step.name, memoryview(bytearray(step.spec.nbytes))
+            self._compute(step, last[1], 0)
+            with self._lock:
+                self._last = last
+        into[:] = last[1][offset : offset + len(into)]
+
+    def _read_odd(self, step: Step, into: memoryview, offset: int) -> None:
+        """Serve a range that cuts through elements."""
+        item = step.spec.dtype.block_bytes
+        first, last = offset // item, -(-(offset + len(into)) // item)
+        around = memoryview(bytearray((last - first) * item))
+        self.readinto(step.name, around, first * item)
+        into[:] = around[offset - first * item :][: len(into)]
+
+    def _compute(self, step: Step, out: memoryview, start: int) -> None:
+        count = len(out) // step.spec.dtype.block_bytes
+        parts = []
+        for place, (index, key) in enumerate(step.needs + step.small):
+            spec, source = self._inputs[index].specs[key], self._inputs[index]
+            chunked = not step.whole and place < len(step.needs)
+            item = spec.dtype.block_bytes
+            part = self._buffer(place, count * item if chunked else spec.nbytes)
+            source.readinto(key, part, start * item if chunked else 0)
+            parts.append(part)
+        bad = self._op.apply(step, parts, self._params, out, start)
+        if bad:
+            with self._lock:
+                self.nonfinite[step.name] = self.nonfinite.get(step.name, 0) + bad
+
+    def _buffer(self, place: int, size: int) -> memoryview:
+        """Return this thread's buffer for one input; fresh pages cost 20 times the arithmetic."""
+        buffers: dict[int, bytearray] = self._local.__dict__.setdefault("buffers", {})
+        if len(buffers.get(place, b"")) < size:
+            buffers[place] = bytearray(size)
+        return memoryview(buffers[place])[:size]
+
+
+def evaluate(
+    node: Node,
+    resolve: Resolver,
+    ops: Mapping[str, Op],
+    *,
+    metadata: Mapping[str, str] | None = None,
+) -> Checkpoint:
+    """Return the result of a recipe as a checkpoint; nothing is computed until it is read.
+
+    A source that stands in the recipe twice is opened once. ``metadata`` is what the result shall
+    say about itself; without it an operation's result says nothing.
+
+    Raises:
+        MismatchError: the inputs do not fit together.
+        NotFoundError: an operation or a source does not exist.
+        UsageError: a parameter is out of its range.
+    """
+    opened: dict[Node, Checkpoint] = {}
+    try:
+        return _evaluate(node, resolve, ops, metadata or {}, opened)
+    except BaseException:
+        for checkpoint in opened.values():
+            checkpoint.close()
+        raise
+
+
+def _evaluate(
+    node: Node,
+    resolve: Resolver,
+    ops: Mapping[str, Op],
+    metadata: Mapping[str, str],
+    opened: dict[Node, Checkpoint],
+) -> Checkpoint:
+    if node in opened:
+        return opened[node]
+    if isinstance(node, Source):
+        opened[node] = resolve(node)
+        return opened[node]
+    return _operation(node, resolve, ops, metadata, opened)
+
+
+def _operation(
+    node: Apply,
+    resolve: Resolver,
+    ops: Mapping[str, Op],
+    metadata: Mapping[str, str],
+    opened: dict[Node, Checkpoint],
+) -> Checkpoint:
+    op = ops[node.op]
+    check_arity(node.op, op, len(node.inputs))
+    params = complete(node.op, op, node.params)
+    inputs = [_evaluate(child, resolve, ops, {}, opened) for child in node.inputs]
+    try:
+        opened[node] = RecipeCheckpoint(op, inputs, params, metadata)
+    except MemcardError as error:
+        error.add_note(f"in the operation {node.op!r}")
+        raise
+    return opened[node]
+
+
+def _few(names: Sequence[str], most: int = 3) -> str:
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
