@@ -19,7 +19,11 @@ from memcard.cli import _show
 @click.argument("src")
 @click.argument("dst", type=click.Path(path_type=Path))
 @click.option("--dtype", help="Cast floating-point tensors: fp32, fp16 or bf16. Changes bits.")
-@click.option("--only", type=click.Choice(["unet", "vae", "text_encoder"]), help="Keep one part.")
+@click.option(
+    "--only",
+    type=click.Choice(["unet", "vae", "text_encoder", "ema", "no-ema"]),
+    help="Keep one part; or take EMA weights, or drop them.",
+)
 @click.option("--overwrite", is_flag=True, help="Replace DST if it exists.")
 @_show.json_option
 def command(

@@ -45,17 +45,17 @@ def metadata_of(node: Node, parents: Sequence[Parent], *, kind: str) -> dict[str
 
     Keys on which all parents agree are kept; the card is written anew.
     """
-    shared = published(node)
+    shared, models = published(node), _models(node, parents)
     found = {
         key: value
-        for key, value in (parents[0].metadata if parents else {}).items()
+        for key, value in models[0].metadata.items()
         if not key.startswith("memcard.")
         and not any(word in key for word in _OWN)
-        and all(parent.metadata.get(key) == value for parent in parents[1:])
+        and all(parent.metadata.get(key) == value for parent in models[1:])
     }
     found["memcard.recipe"] = to_json(shared)
     found["memcard.recipe_id"] = recipe_id(shared)
-    found["memcard.card"] = _dump(card(parents, kind=kind, title=title_of(node, parents)))
+    found["memcard.card"] = _dump(card(node, parents, kind=kind))
     found["modelspec.merged_from"] = ", ".join(parent.name for parent in parents)
     found["sd_merge_recipe"] = _dump(
         {"type": "memcard", "recipe_id": recipe_id(shared)} | _a1111(shared, parents)
@@ -66,7 +66,7 @@ def metadata_of(node: Node, parents: Sequence[Parent], *, kind: str) -> dict[str
     return found
 
 
-def card(parents: Sequence[Parent], *, kind: str, title: str) -> dict[str, Any]:
+def card(node: Node, parents: Sequence[Parent], *, kind: str) -> dict[str, Any]:
     """Return the card: a license only if all parents state the same one.
 
     Which license a mixture of licenses has is not decided here: it is ``unknown``, and the parents
@@ -75,19 +75,25 @@ def card(parents: Sequence[Parent], *, kind: str, title: str) -> dict[str, Any]:
     licenses = tuple(dict.fromkeys(parent.license for parent in parents))
     cards = [card_of(parent.metadata) for parent in parents]
     found: dict[str, Any] = {
-        "title": title,
+        "title": title_of(node, parents),
         "kind": kind,
         "license": licenses[0] if len(licenses) == 1 else "unknown",
         "parents": [p.sha256 for p in parents if p.sha256],
         "made_from": [{"name": p.name, "sha256": p.sha256, "license": p.license} for p in parents],
     }
+    first, *others = [card_of(parent.metadata) for parent in _models(node, parents)]
     for key in _CARD_KEPT:
-        if cards and key in cards[0] and all(c.get(key) == cards[0][key] for c in cards[1:]):
-            found[key] = cards[0][key]
+        if key in first and all(c.get(key) == first[key] for c in others):
+            found[key] = first[key]
     credited = [item for c in cards for item in _listed(c.get("attribution"))]
     if credited:
         found["attribution"] = [c for i, c in enumerate(credited) if c not in credited[:i]]
     return found
+
+
+def _models(node: Node, parents: Sequence[Parent]) -> Sequence[Parent]:
+    """Return the parents that say what kind of model this is: a LoRA does not."""
+    return parents[:1] if isinstance(node, Apply) and node.op == "lora_bake" else parents
 
 
 def title_of(node: Node, parents: Sequence[Parent]) -> str:
@@ -106,6 +112,8 @@ def title_of(node: Node, parents: Sequence[Parent]) -> str:
         return " + ".join([stems[0], *shown])
     if node.op == "weighted_average":
         weights = _floats(node, "weights", len(stems))
+        whole = sum(weights) if node.params.get("normalize") else 1.0
+        weights = tuple(w / whole for w in weights)
         return " + ".join(f"{w:g} {n}" for n, w in zip(stems, weights, strict=True))
     return f"{node.op} of {', '.join(stems)}"
 

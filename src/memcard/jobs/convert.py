@@ -17,6 +17,10 @@ from memcard.jobs.resolve import locate, resolve
 Only: TypeAlias = Literal["unet", "vae", "text_encoder", "ema", "no-ema"]
 _COMPONENTS = ("unet", "vae", "text_encoder")
 _EMA = {"ema": "ema", "no-ema": "raw"}
+_DTYPES = {
+    **{"fp16": "F16", "float16": "F16", "half": "F16", "bf16": "BF16", "bfloat16": "BF16"},
+    **{"fp32": "F32", "float32": "F32", "float": "F32", "fp64": "F64", "float64": "F64"},
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,7 +199,9 @@ def _select(checkpoint: Checkpoint, only: str | None) -> Checkpoint:
 
 
 def _cast(checkpoint: Checkpoint, dtype: str | None) -> Checkpoint:
-    return checkpoint if dtype is None else _apply("cast", checkpoint, {"dtype": dtype})
+    if dtype is None:
+        return checkpoint
+    return _apply("cast", checkpoint, {"dtype": _DTYPES.get(dtype.lower(), dtype.upper())})
 
 
 def _apply(op: str, checkpoint: Checkpoint, params: Mapping[str, Any]) -> Checkpoint:

@@ -106,11 +106,11 @@ def aliases(base: Specs) -> dict[str, str]:
         if name in targets:
             target = targets[name]
             key = _words(target.key.removesuffix(".weight"))
-            exact[f"{target.component}_{key}"] = name
+            exact[_short(f"{target.component}_{key}")] = name
             loose.setdefault(key, []).append(name)
         elif not targets:
             for component in ("unet", "text_encoder"):
-                loose.setdefault(f"{component}_{_words(stem)}", []).append(name)
+                loose.setdefault(_short(f"{component}_{_words(stem)}"), []).append(name)
     single = {alias: names[0] for alias, names in loose.items() if len(names) == 1}
     return single | exact
 
@@ -131,8 +131,8 @@ def canonical(module: str) -> str:
     module = module.replace(".processor.", ".")
     for prefix, component in _PREFIXES:
         if module.startswith(prefix):
-            return component + _words(module.removeprefix(prefix))
-    return _words(module)
+            return _short(component + _words(module.removeprefix(prefix)))
+    return _short(_words(module))
 
 
 def find(module: str, names: Mapping[str, str]) -> str | None:
@@ -169,6 +169,11 @@ def _flat(shape: tuple[int, ...]) -> tuple[int, ...]:
     while shape and shape[-1] == 1:
         shape = shape[:-1]
     return shape
+
+
+def _short(key: str) -> str:
+    """Drop the level that transformers 5 removed from CLIP's module names."""
+    return key.replace("text_encoder_text_model_", "text_encoder_", 1)
 
 
 def _words(name: str) -> str:
