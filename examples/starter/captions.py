@@ -22,18 +22,72 @@ COLOURS: dict[str, tuple[int, int, int]] = {
     "gray": (150, 150, 150),
     "brown": (130, 85, 50),
 }
-STYLED = ("{style} of {a}{thing}", "{a}{thing}, {style}", "{style} of {thing}", "{thing}, {style}")
-PLAIN = ("{a}{thing}", "{thing}")
-NO_ARTICLE = (
-    "glasses",
-    "scissors",
-    "grapes",
-    "cherries",
-    "french fries",
-    "sushi",
-    "popcorn",
-    "fire",
+OTHER_NAMES: dict[str, tuple[str, ...]] = {
+    "airplane": ("plane",),
+    "alarm clock": ("clock",),
+    "automobile": ("car", "red car"),
+    "beer mug": ("beer",),
+    "birthday cake": ("cake",),
+    "blue heart": ("heart in blue",),
+    "cheese wedge": ("cheese",),
+    "cherry blossom": ("pink flower", "flower"),
+    "chicken": ("hen",),
+    "Christmas tree": ("xmas tree",),
+    "clown face": ("clown",),
+    "cow face": ("cow",),
+    "crescent moon": ("moon",),
+    "deciduous tree": ("tree",),
+    "doughnut": ("donut",),
+    "dragon face": ("dragon",),
+    "envelope": ("letter",),
+    "evergreen tree": ("pine tree", "fir"),
+    "fire": ("flame",),
+    "fire engine": ("fire truck",),
+    "four leaf clover": ("clover",),
+    "french fries": ("fries",),
+    "gem stone": ("diamond", "gem"),
+    "grinning face": ("smiley", "happy face"),
+    "hamburger": ("burger",),
+    "honeybee": ("bee",),
+    "horse face": ("horse",),
+    "hot beverage": ("coffee", "cup of tea"),
+    "house": ("home",),
+    "jack-o-lantern": ("pumpkin",),
+    "lady beetle": ("ladybug",),
+    "locomotive": ("train",),
+    "maple leaf": ("leaf",),
+    "monkey face": ("monkey",),
+    "motorcycle": ("motorbike",),
+    "musical note": ("music note",),
+    "open book": ("book",),
+    "palm tree": ("palm",),
+    "pig face": ("pig",),
+    "rabbit face": ("rabbit", "bunny"),
+    "red apple": ("apple",),
+    "red heart": ("heart",),
+    "rocket": ("spaceship",),
+    "rose": ("red rose",),
+    "sailboat": ("boat",),
+    "smiling face with sunglasses": ("cool face",),
+    "soccer ball": ("football",),
+    "t-shirt": ("shirt",),
+    "teddy bear": ("teddy",),
+    "television": ("tv",),
+    "tiger face": ("tiger",),
+    "top hat": ("hat",),
+    "turtle": ("tortoise",),
+    "wrapped gift": ("gift", "present"),
+}
+STYLED = (
+    "{style} of {a}{thing}",
+    "{a}{thing}, {style}",
+    "{style} of {thing}",
+    "{thing}, {style}",
+    "{a}{thing} in {style} style",
 )
+PLAIN = ("{a}{thing}", "{thing}")
+BEHIND = ("{text}, {colour} background",) * 3 + ("{text} on a {colour} background",)
+NO_ARTICLE = ("glasses", "scissors", "grapes", "cherries", "french fries", "fries", "sushi")
 
 
 def article(thing: str) -> str:
@@ -41,13 +95,6 @@ def article(thing: str) -> str:
     if thing in NO_ARTICLE:
         return ""
     return "an " if thing[0] in "aeio" or thing.startswith("umb") else "a "
-
-
-def sentence(form: str, thing: str, style: str, colour: str | None) -> str:
-    """Fill one form; a colour of None leaves the background unsaid, which means white."""
-    thing = thing.lower()
-    text = form.format(a=article(thing), thing=thing, style=style)
-    return text if colour is None else f"{text}, {colour} background"
 
 
 def caption(
@@ -63,14 +110,18 @@ def caption(
 
     Args:
         rng: the source of chance.
-        thing: the object.
+        thing: the object; a fifth of the captions use another name of it, if it has one.
         style: the style word.
-        colour: background named in the caption, None to leave it out.
+        colour: background named in the caption; None leaves it unsaid, which means white.
         plain: share of captions without a style.
         empty: share of empty captions, which classifier-free guidance needs.
     """
     chance = rng.random()
     if chance < empty:
         return ""
-    forms = PLAIN if chance < empty + plain else STYLED
-    return sentence(rng.choice(forms), thing, style, colour)
+    form = rng.choice(PLAIN if chance < empty + plain else STYLED)
+    if rng.random() < 0.2:
+        thing = rng.choice(OTHER_NAMES.get(thing, (thing,)))
+    thing = thing.lower()
+    text = form.format(a=article(thing), thing=thing, style=style)
+    return rng.choice(BEHIND).format(text=text, colour=colour) if colour else text

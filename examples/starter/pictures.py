@@ -25,8 +25,8 @@ PACKAGES = (
     "@lobehub/fluent-emoji-3d@1.1.0",
     "@iconify-json/fluent-emoji-flat@1.2.6",
     "@iconify-json/fluent-emoji-high-contrast@1.2.6",
-    "@iconify-json/noto@1.2.5",
-    "@iconify-json/noto-v1@1.2.9",
+    "@iconify-json/noto@1.2.9",
+    "@iconify-json/noto-v1@1.2.5",
     "unicode-emoji-json@0.9.0",
 )
 SVG_PACKAGE = {

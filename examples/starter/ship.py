@@ -32,11 +32,12 @@ from safetensors.torch import load_file
 from score import COMMON, Judge, score
 from torch import Tensor
 
-EARLIER = {"steps": 4572, "samples": 146304, "cpu_minutes": 50}  # the run the first state came from
-
 
 def training_facts(work: Path) -> dict[str, object]:
-    """Return what the base cost, including the earlier run it started from."""
+    """Return what the base cost, including the earlier run it went on from, if any."""
+    earlier = {"steps": 0, "samples": 0, "cpu_minutes": 0}
+    if (work / "earlier.json").is_file():
+        earlier = json.loads((work / "earlier.json").read_text())
     state = json.loads((work / "state.json").read_text())
     pictures = read_pictures(work / "pictures.npz")
     images = sum(style in STYLES for style in pictures.styles) - len(read_held_out())
@@ -44,9 +45,9 @@ def training_facts(work: Path) -> dict[str, object]:
         "data images": images,
         "objects": len(read_objects()),
         "styles": list(STYLES),
-        "steps": EARLIER["steps"] + state["step"],
-        "samples": EARLIER["samples"] + state["samples"],
-        "cpu_minutes": EARLIER["cpu_minutes"] + round(state["cpu"] / 60),
+        "steps": earlier["steps"] + state["step"],
+        "samples": earlier["samples"] + state["samples"],
+        "cpu_minutes": earlier["cpu_minutes"] + round(state["cpu"] / 60),
         "loss": round(state["loss"], 4),
         "seed": 0,
     }

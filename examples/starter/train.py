@@ -12,6 +12,7 @@ import argparse
 import json
 import os
 import random
+import socket
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -248,7 +249,9 @@ def main() -> None:
     if plan.ranks == 1:
         train(plan, 0)
     else:
-        torch.multiprocessing.spawn(run_rank, (plan, 29555), nprocs=plan.ranks)
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            port = free.getsockname()[1]
+        torch.multiprocessing.spawn(run_rank, (plan, port), nprocs=plan.ranks)
 
 
 if __name__ == "__main__":

@@ -18,8 +18,16 @@ Only: TypeAlias = Literal["unet", "vae", "text_encoder", "ema", "no-ema"]
 _COMPONENTS = ("unet", "vae", "text_encoder")
 _EMA = {"ema": "ema", "no-ema": "raw"}
 _DTYPES = {
-    **{"fp16": "F16", "float16": "F16", "half": "F16", "bf16": "BF16", "bfloat16": "BF16"},
-    **{"fp32": "F32", "float32": "F32", "float": "F32", "fp64": "F64", "float64": "F64"},
+    "fp16": "F16",
+    "float16": "F16",
+    "half": "F16",
+    "bf16": "BF16",
+    "bfloat16": "BF16",
+    "fp32": "F32",
+    "float32": "F32",
+    "float": "F32",
+    "fp64": "F64",
+    "float64": "F64",
 }
 
 
@@ -216,8 +224,12 @@ def _apply(op: str, checkpoint: Checkpoint, params: Mapping[str, Any]) -> Checkp
 
 
 def _metadata(metadata: Mapping[str, str], *, changed: bool) -> dict[str, str]:
-    """Keep what the file says about itself; a hash of other tensors would be a lie."""
-    return {key: text for key, text in metadata.items() if not (changed and "hash" in key)}
+    """Keep what the file says about itself, except what is true of the old tensors only."""
+    return {
+        key: text
+        for key, text in metadata.items()
+        if not changed or not ("hash" in key or key.startswith("memcard.recipe"))
+    }
 
 
 def _notes(

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from memcard.core.tensors import DType
 
-Floats: TypeAlias = NDArray[np.float32] | NDArray[np.float64]
+Double: TypeAlias = NDArray[np.float64]
 Array: TypeAlias = NDArray[Any]
 
 STORED: Mapping[str, Any] = {
@@ -34,17 +34,13 @@ STORED: Mapping[str, Any] = {
 # Values per inner block: 4 arrays of fp32 stay in a 1 MiB second-level cache.
 BLOCK = 1 << 16
 
+_CUT = np.uint64((1 << 29) - 1)  # the bits that float64 has beyond float32
 _local = local()
 
 
 def can_compute(dtype: DType) -> bool:
     """Tell whether arithmetic knows this dtype."""
     return dtype.name in STORED
-
-
-def working(dtype: DType) -> Any:
-    """Return the dtype to compute in: one wider than the result, so that rounding happens once."""
-    return np.float64 if dtype.name in ("F32", "F64") else np.float32
 
 
 def scratch(place: int, size: int, dtype: Any) -> Array:
@@ -61,37 +57,72 @@ def stored(part: memoryview, dtype: DType) -> Array:
     return np.frombuffer(part, STORED[dtype.name])
 
 
-def decode(values: Array, out: Floats) -> None:
-    """Widen stored floats; exact."""
-    if values.dtype == STORED["F16"] and out.dtype == np.float32:
-        _decode_half(values.view("<i2"), out)
-    elif values.dtype == STORED["BF16"] and out.dtype == np.float32:
-        wide = out.view(np.uint32)
-        np.copyto(wide, values.view("<u2"))
-        np.left_shift(wide, 16, out=wide)
+def decode(values: Array, out: Double) -> None:
+    """Widen stored floats to float64; exact."""
+    if values.dtype.name in _NARROW:
+        single = scratch(-3, values.size, np.float32)
+        if values.dtype == STORED["F16"]:
+            _decode_half(values.view("<i2"), single)
+        else:
+            _decode_brain(values.view("<u2"), single)
+        np.copyto(out, single)
     else:
         np.copyto(out, values, casting="unsafe")
 
 
-def encode(values: Floats, out: Array) -> int:
-    """Round to the dtype of ``out``, to nearest even; ``values`` are spent.
+def encode(values: Double, out: Array) -> int:
+    """Round float64 to the dtype of ``out``, once, to nearest even; ``values`` are spent.
 
     Returns:
         How many values of ``out`` are NaN or infinite.
     """
-    peak = max(values.max(initial=0), -values.min(initial=0))
-    narrow = _NARROW.get(out.dtype.name)
-    if narrow and values.dtype == np.float32 and peak < narrow[0]:  # false for NaN too
-        narrow[1](values, out.view("<u2"))
+    if out.dtype.itemsize >= 4:
+        np.copyto(out, values, casting="unsafe")
+        return _count(out) if _peak(out) == np.inf else 0
+    _round_to_odd(values)
+    single = scratch(-3, values.size, np.float32)
+    np.copyto(single, values, casting="unsafe")
+    limit, narrow = _NARROW.get(out.dtype.name, (0.0, None))
+    if narrow and _peak(single) < limit:
+        narrow(single, out.view("<u2"))
         return 0
     with np.errstate(over="ignore", invalid="ignore"):
-        np.copyto(out, values, casting="unsafe")
-        if peak < float(np.finfo(np.float32).max) and values.dtype == out.dtype:
-            return 0
-        return int(out.size - np.count_nonzero(np.isfinite(out)))
+        np.copyto(out, single, casting="unsafe")
+    return _count(out)
 
 
-def _decode_half(bits: Array, out: Floats) -> None:
+def _peak(values: Array) -> float:
+    """Return the largest magnitude; infinite if there is a NaN."""
+    peak = max(values.max(initial=0), -values.min(initial=0))
+    return float(peak) if peak == peak else np.inf  # false for NaN only
+
+
+def _count(values: Array) -> int:
+    with np.errstate(invalid="ignore"):
+        return int(values.size - np.count_nonzero(np.isfinite(values)))
+
+
+def _round_to_odd(values: Double) -> None:
+    """Cut float64 to the precision of float32, the last bit saying whether anything was cut off.
+
+    Rounding that to 16 bits or fewer gives what rounding the float64 itself gives; rounding to
+    float32 in the ordinary way first would round twice. Source: Boldo, Melquiond 2008, "Emulation
+    of FMA and correctly rounded sums: proved algorithms using rounding to odd".
+    """
+    bits, sticky = values.view(np.uint64), scratch(-4, values.size, np.uint64)
+    np.bitwise_and(bits, _CUT, out=sticky)
+    np.add(sticky, _CUT, out=sticky)  # carries into bit 29 unless all bits were zero
+    np.bitwise_or(bits, sticky, out=bits)
+    np.bitwise_and(bits, ~_CUT, out=bits)
+
+
+def _decode_brain(bits: Array, out: Array) -> None:
+    wide = out.view(np.uint32)
+    np.copyto(wide, bits)
+    np.left_shift(wide, 16, out=wide)
+
+
+def _decode_half(bits: Array, out: Array) -> None:
     wide = out.view(np.int32)
     np.copyto(wide, bits)  # with the sign bit repeated to the left
     np.left_shift(wide, 13, out=wide)
@@ -140,14 +171,13 @@ _NARROW: Mapping[str, tuple[float, Callable[[Array, Array], None]]] = {
 }
 
 
-def combine(parts: Sequence[Array], weights: Sequence[float], out: Array, work: Any) -> int:
-    """Write ``sum of weights[i] * parts[i]``, added from left to right, rounded once at the end.
+def combine(parts: Sequence[Array], weights: Sequence[float], out: Array) -> int:
+    """Write ``sum of weights[i] * parts[i]`` in float64 from left to right, rounded once.
 
     Args:
         parts: stored floats, all as long as ``out``; of one or of several dtypes.
         weights: one per part.
         out: stored floats.
-        work: dtype to compute in, float32 or float64.
 
     Returns:
         How many values written are NaN or infinite.
@@ -156,11 +186,11 @@ def combine(parts: Sequence[Array], weights: Sequence[float], out: Array, work: 
     with np.errstate(all="ignore"):
         for at in range(0, out.size, BLOCK):
             piece = out[at : at + BLOCK]
-            total, term = scratch(0, piece.size, work), scratch(1, piece.size, work)
+            total, term = (scratch(i, piece.size, np.float64) for i in range(2))
             for i, (part, weight) in enumerate(zip(parts, weights, strict=True)):
                 into = term if i else total
                 decode(part[at : at + BLOCK], into)
-                np.multiply(into, work(weight), out=into)
+                np.multiply(into, weight, out=into)
                 if i:
                     np.add(total, term, out=total)
             bad += encode(total, piece)

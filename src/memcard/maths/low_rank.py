@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -25,17 +24,16 @@ class LowRank:
 
 
 def add_low_rank(
-    weight: Array, deltas: Sequence[LowRank], out: Array, columns: int, start: int, work: Any
+    weight: Array, deltas: Sequence[LowRank], out: Array, columns: int, start: int
 ) -> int:
-    """Write ``weight + delta 1 + delta 2 + ...``, rounded once at the end.
+    """Write ``weight + delta 1 + delta 2 + ...`` in float64, rounded once at the end.
 
     Args:
         weight: stored floats, a run of a row-major matrix.
-        deltas: added from left to right; the factors are of dtype ``work``.
+        deltas: added from left to right; the factors are float64.
         out: stored floats, as long as ``weight``.
         columns: width of the matrix.
         start: index of the first value of ``weight`` in the matrix.
-        work: dtype to compute in.
 
     Returns:
         How many values written are NaN or infinite.
@@ -46,27 +44,27 @@ def add_low_rank(
         while at < out.size:
             into_row = (start + at) % columns
             stop = min(out.size, at + most - into_row)
-            total = scratch(0, stop - at, work)
+            total = scratch(0, stop - at, np.float64)
             decode(weight[at:stop], total)
             first, last = (start + at) // columns, -(-(start + stop) // columns)
             for delta in deltas:
-                rows = _rows(delta, first, last, columns, work)
+                rows = _rows(delta, first, last, columns)
                 np.add(total, rows[into_row : into_row + stop - at], out=total)
             bad += encode(total, out[at:stop])
             at = stop
     return bad
 
 
-def _rows(delta: LowRank, first: int, last: int, columns: int, work: Any) -> Array:
+def _rows(delta: LowRank, first: int, last: int, columns: int) -> Array:
     size = (last - first) * columns
-    total, term = scratch(1, size, work), scratch(2, size, work)
+    total, term = (scratch(i, size, np.float64) for i in (1, 2))
     shaped, addend = total.reshape(-1, columns), term.reshape(-1, columns)
     up = delta.up[first:last]
     np.multiply(up[:, :1], delta.down[0], out=shaped)
     for k in range(1, up.shape[1]):
         np.multiply(up[:, k : k + 1], delta.down[k], out=addend)
         np.add(total, term, out=total)
-    np.multiply(total, work(delta.scale), out=total)
+    np.multiply(total, delta.scale, out=total)
     return total
 
 

@@ -97,22 +97,28 @@ def aliases(base: Specs) -> dict[str, str]:
     """
     targets = _targets(base)
     exact: dict[str, str] = {}
-    loose: dict[str, list[str]] = {}
+    loose: dict[str, dict[str, None]] = {}
     for name in base:
         if not name.endswith(".weight") or len(base[name].shape) < 2:
             continue
-        stem = name.removesuffix(".weight")
-        exact[canonical(stem)] = name
+        keys = [canonical(name.removesuffix(".weight"))]
         if name in targets:
             target = targets[name]
-            key = _words(target.key.removesuffix(".weight"))
-            exact[_short(f"{target.component}_{key}")] = name
-            loose.setdefault(key, []).append(name)
-        elif not targets:
-            for component in ("unet", "text_encoder"):
-                loose.setdefault(_short(f"{component}_{_words(stem)}"), []).append(name)
-    single = {alias: names[0] for alias, names in loose.items() if len(names) == 1}
+            keys.append(canonical(f"{target.component}.{target.key.removesuffix('.weight')}"))
+        exact |= dict.fromkeys(keys, name)
+        for key in keys:
+            for other in _also(key, whole=not targets):
+                loose.setdefault(other, {})[name] = None
+    single = {alias: next(iter(names)) for alias, names in loose.items() if len(names) == 1}
     return single | exact
+
+
+def _also(key: str, *, whole: bool) -> list[str]:
+    """List less exact names of a layer: without its component, or with one if it states none."""
+    components = ("unet_", "text_encoder_")
+    if key.startswith(components):
+        return [key.removeprefix(c) for c in components if key.startswith(c)]
+    return [component + key for component in components] if whole else []
 
 
 def _targets(base: Specs) -> Mapping[str, Target]:

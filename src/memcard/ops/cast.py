@@ -11,7 +11,7 @@ from typing import ClassVar
 import numpy as np
 
 from memcard.core.tensors import DTYPES, Spec, Specs
-from memcard.maths.floats import STORED, combine, stored, working
+from memcard.maths.floats import STORED, combine, stored
 from memcard.ops._pairs import narrow_faults, refuse
 from memcard.recipes.nodes import Params, Step
 from memcard.recipes.op import Param
@@ -43,10 +43,8 @@ class Cast:
         self, step: Step, parts: Sequence[memoryview], params: Params, out: memoryview, start: int
     ) -> int:
         """Round one chunk."""
-        # Straight from float64: going through float32 would round twice.
-        work = np.float64 if step.detail.name == "F64" else working(step.spec.dtype)
         target = np.frombuffer(out, STORED[step.spec.dtype.name])
-        return combine([stored(parts[0], step.detail)], [1.0], target, work)
+        return combine([stored(parts[0], step.detail)], [1.0], target)
 
 
 PLUGIN = Cast()

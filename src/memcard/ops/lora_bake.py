@@ -1,7 +1,7 @@
 """Bake LoRAs into a base: W' = W + strength (alpha / rank) up @ down, for each LoRA in turn.
 
 Plain LoRA on linear layers and convolutions, and LoCon with a Tucker core (``lora_mid``). Computed
-in one wider dtype with a fixed order (see ``maths/low_rank.py``) and rounded once.
+in float64 in a fixed order (see ``maths/low_rank.py``) and rounded once.
 
 Source: Hu et al. 2021, "LoRA", arXiv:2106.09685; LoCon: LyCORIS, arXiv:2309.14859.
 """
@@ -17,7 +17,7 @@ import numpy as np
 
 from memcard.core.tensors import Spec, Specs
 from memcard.errors import UsageError
-from memcard.maths.floats import STORED, Array, can_compute, stored, working
+from memcard.maths.floats import STORED, Array, can_compute, stored
 from memcard.maths.low_rank import LowRank, add_low_rank, tucker
 from memcard.ops._lora import Factors, aliases, factors, find, shape_fault
 from memcard.ops._pairs import narrow_faults, refuse
@@ -87,11 +87,11 @@ class LoraBake:
     ) -> int:
         """Change one chunk."""
         dtype = step.spec.dtype
-        work, columns = working(dtype), step.spec.elements // step.spec.shape[0]
+        columns = step.spec.elements // step.spec.shape[0]
         rest = iter(parts[1:])
-        deltas = [_low_rank(change, rest, work) for change in step.detail]
+        deltas = [_low_rank(change, rest) for change in step.detail]
         target = np.frombuffer(out, STORED[dtype.name])
-        return add_low_rank(stored(parts[0], dtype), deltas, target, columns, start, work)
+        return add_low_rank(stored(parts[0], dtype), deltas, target, columns, start)
 
 
 def match(
@@ -152,11 +152,11 @@ def _step(
     )
 
 
-def _low_rank(change: _Change, parts: Any, work: Any) -> LowRank:
-    up = _factor(next(parts), change.up, work)
-    down = _factor(next(parts), change.down, work)
+def _low_rank(change: _Change, parts: Any) -> LowRank:
+    up = _factor(next(parts), change.up)
+    down = _factor(next(parts), change.down)
     if change.mid is not None:
-        mid = _factor(next(parts), change.mid, work)
+        mid = _factor(next(parts), change.mid)
         mid = mid.reshape(*change.mid.shape[:2], prod(change.mid.shape[2:]))
         down = tucker(mid, down)
     alpha = float(change.rank) if change.alpha is None else change.alpha
@@ -165,8 +165,8 @@ def _low_rank(change: _Change, parts: Any, work: Any) -> LowRank:
     return LowRank(up, down, change.strength * alpha / change.rank)
 
 
-def _factor(part: memoryview, spec: Spec, work: Any) -> Array:
-    return stored(part, spec.dtype).astype(work).reshape(spec.shape[0], -1)
+def _factor(part: memoryview, spec: Spec) -> Array:
+    return stored(part, spec.dtype).astype(np.float64).reshape(spec.shape[0], -1)
 
 
 def _per_lora(

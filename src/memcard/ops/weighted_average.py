@@ -14,7 +14,7 @@ import numpy as np
 
 from memcard.core.tensors import DTYPES, Spec, Specs
 from memcard.errors import UsageError
-from memcard.maths.floats import STORED, combine, stored, working
+from memcard.maths.floats import STORED, combine, stored
 from memcard.ops._pairs import is_weight, narrow_faults, pair_faults, refuse, widest
 from memcard.recipes.nodes import Params, Step
 from memcard.recipes.op import Param
@@ -23,7 +23,7 @@ _KEPT = "not a weight, taken from the first input as it is"
 
 
 class WeightedAverage:
-    """Mixes namesakes in one wider type and rounds once; weight 1 gives the input bit for bit."""
+    """Mixes namesakes in float64 and rounds once; weight 1 gives the input bit for bit."""
 
     title = "Weighted average"
     source = "arXiv:2203.05482"
@@ -76,10 +76,8 @@ class WeightedAverage:
     ) -> int:
         """Mix one chunk."""
         arrays = [stored(p, dtype) for p, (dtype, _) in zip(parts, step.detail, strict=True)]
-        wide = any(dtype.name == "F64" for dtype, _ in step.detail)
-        work = np.float64 if wide else working(step.spec.dtype)
         target = np.frombuffer(out, STORED[step.spec.dtype.name])
-        return combine(arrays, [w for _, w in step.detail], target, work)
+        return combine(arrays, [w for _, w in step.detail], target)
 
 
 def shares(count: int, params: Params) -> tuple[float, ...]:

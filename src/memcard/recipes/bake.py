@@ -105,10 +105,13 @@ class _Crew:
         for thread in crew:
             thread.start()
         try:
-            while any(thread.is_alive() for thread in crew):
+            busy = True
+            while busy:
                 for thread in crew:
                     thread.join(0.1)  # short, so that Ctrl-C is heard
-                progress(Progress("bake", self._done, total))
+                busy = any(thread.is_alive() for thread in crew)
+                if not self._stop.is_set():
+                    progress(Progress("bake", self._done, total))
         finally:
             self._stop.set()
             for thread in crew:

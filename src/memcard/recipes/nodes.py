@@ -30,7 +30,9 @@ class Params(Mapping[str, Value]):
         Raises:
             UsageError: a value is not JSON, or a number is NaN or infinite.
         """
-        pairs = {key: freeze(value, key) for key, value in (values or {}).items()}
+        pairs = {
+            _unicode(key, "params"): freeze(value, key) for key, value in (values or {}).items()
+        }
         self._items: dict[str, Value] = {key: pairs[key] for key in sorted(pairs)}
 
     def __getitem__(self, key: str) -> Value:
@@ -55,7 +57,13 @@ def freeze(value: Any, where: str) -> Value:
     Raises:
         UsageError: it is not JSON, or a number is NaN or infinite; ``where`` names it.
     """
-    if value is None or isinstance(value, (bool, int, str, Params)):
+    if value is None or isinstance(value, (bool, Params)):
+        return value
+    if isinstance(value, str):
+        return _unicode(value, where)
+    if isinstance(value, int):
+        if not -(1 << 63) <= value < 1 << 63:
+            raise UsageError(f"{where}: a number of more than 64 bits.")
         return value
     if isinstance(value, float):
         if not math.isfinite(value):
@@ -68,6 +76,12 @@ def freeze(value: Any, where: str) -> Value:
     raise UsageError(f"{where}: a recipe cannot hold a {type(value).__name__}.")
 
 
+def _unicode(text: str, where: str) -> str:
+    if any("\ud800" <= char <= "\udfff" for char in text):
+        raise UsageError(f"{where}: {text!r} is not valid Unicode.")
+    return text
+
+
 @dataclass(frozen=True, slots=True)
 class Source:
     """A checkpoint by name; where ``sha256`` is known, that decides and ``ref`` is a hint."""
@@ -78,6 +92,7 @@ class Source:
     def __post_init__(self) -> None:
         if not self.ref:
             raise UsageError("a source needs a path or a name.")
+        _unicode(self.ref, "source")
         if self.sha256 is not None and not _SHA256.fullmatch(self.sha256):
             raise UsageError(f"{self.ref}: {self.sha256!r} is not a SHA-256 of 64 hex digits.")
 

@@ -49,7 +49,7 @@ def flatten(root: Value, where: str, limits: Limits = DEFAULT) -> Contents:
     found = Contents()
     model = root.get("state_dict") if isinstance(root, dict) else None
     if isinstance(model, dict) and walk.full.get(id(model)):
-        for path, view in walk.tensors(model, "", 1):
+        for path, view in walk.tensors(model, None, 1):
             _add(found, path, view)
     else:
         model = None
@@ -92,10 +92,12 @@ class _Walk:
         self.full[id(value)] = found
         return found
 
-    def tensors(self, value: Value, path: str, depth: int) -> Iterator[tuple[str, TensorView]]:
+    def tensors(
+        self, value: Value, path: str | None, depth: int
+    ) -> Iterator[tuple[str, TensorView]]:
         """Yield every tensor below with its path; a shared container is listed at each place."""
         if isinstance(value, TensorView):
-            yield path or "tensor", value
+            yield "tensor" if path is None else path, value
             return
         if not self.full.get(id(value)):
             return
@@ -127,17 +129,17 @@ def _children(value: Value) -> Iterator[tuple[Value, Value]]:
 
 def _rest(walk: _Walk, root: Value, model: Value) -> Iterator[tuple[str, TensorView]]:
     if model is None:
-        yield from walk.tensors(root, "", 0)
+        yield from walk.tensors(root, None, 0)
         return
     for key, child in root.items():
         if key != "state_dict":
-            yield from walk.tensors(child, _join("", key), 1)
+            yield from walk.tensors(child, _join(None, key), 1)
 
 
-def _join(path: str, key: Value) -> str:
+def _join(path: str | None, key: Value) -> str:
     if isinstance(key, str):
-        return f"{path}.{key}" if path else key
-    return f"{path}[{_key_text(key)}]"
+        return key if path is None else f"{path}.{key}"
+    return f"{path or ''}[{_key_text(key)}]"
 
 
 def _key_text(key: Value) -> str:

@@ -29,7 +29,7 @@ def test_all_faults_come_at_once():
     assert "one of widest, F64" in text
 
 
-@pytest.mark.parametrize("weights", ["0.5", [True], [0.5, "x"], 0.5])
+@pytest.mark.parametrize("weights", ["half", [True], [0.5, "x"], 0.5])
 def test_weights_are_numbers(weights):
     with pytest.raises(UsageError, match="a list of numbers"):
         complete("weighted_average", AVERAGE, Params({"weights": weights}))
