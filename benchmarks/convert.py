@@ -1,9 +1,10 @@
 """Listing and converting a .ckpt, beside torch, and beside a plain copy as the floor.
 
-    python benchmarks/convert.py [--gb 2] [--rounds 3] [--folder /tmp/memcard-bench]
+    python benchmarks/convert.py [--gb 2] [--rounds 3] [--folder DIR]
 
 Every job is a process of its own, start-up included; the order changes with each round; the page
-cache is warm. Peak RSS is the kernel's figure for that process (it counts mapped file pages).
+cache is warm. memcard syncs what it writes before it says so, cp and torch do not: hence two floors.
+Peak RSS is the kernel's figure for that process (it counts mapped file pages).
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import shutil
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -26,6 +28,9 @@ JOBS = {
     "list: memcard": [sys.executable, "-c", LIST],
     "list: torch.load(mmap=True)": [sys.executable, "-c", TORCH.replace("{mmap}", "True")],
     "floor: cp --reflink=never": ["cp", "--reflink=never", "{src}", "{dst}"],
+    "floor: the same, then sync": [
+        *("sh", "-c", "cp --reflink=never '{src}' '{dst}' && sync '{dst}'")
+    ],
     "to safetensors: memcard": [sys.executable, "-c", CONVERT],
     "to safetensors: torch + save_file": [
         *(sys.executable, "-c", TORCH.replace("{mmap}", "True") + SAVE)
@@ -50,7 +55,9 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--gb", type=float, default=2)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--folder", type=Path, default=Path("/tmp/memcard-bench"))
+    parser.add_argument(
+        "--folder", type=Path, default=Path(tempfile.gettempdir()) / "memcard-bench"
+    )
     options = parser.parse_args()
     options.folder.mkdir(exist_ok=True)
     try:

@@ -43,10 +43,10 @@ PROGRAMS: dict[str, tuple[type[FormatError], bytes]] = {
     "memo_never_set": (CorruptError, b"\x80\x02j\xff\xff\xff\xff."),
     "negative_memo": (CorruptError, b"\x80\x02Np-1\n."),
     "million_digits": (CorruptError, b"I" + b"9" * 1_000_000 + b"\n."),
-    "mark_flood": (CorruptError, b"\x80\x02" + b"(" * 200_000 + b"."),
-    "stack_flood": (CorruptError, b"\x80\x02" + b"N" * 200_000 + b"."),
+    "mark_flood": (CorruptError, b"\x80\x02" + b"(" * 135_000 + b"."),
+    "stack_flood": (CorruptError, b"\x80\x02" + b"N" * 135_000 + b"."),
     "deep_lists": (UnsupportedError, b"\x80\x02" + b"]" * 30_000 + b"a" * 29_999 + b"."),
-    "deep_tuples": (UnsupportedError, b"\x80\x02)" + b"\x85" * 150_000 + b"."),
+    "deep_tuples": (UnsupportedError, b"\x80\x02)" + b"\x85" * 40_000 + b"."),
     "nested_tuple_as_key": (CorruptError, b"\x80\x02}" + _doubling(b"t", 60, b")") + b"Ns."),
     "shared_lists_with_a_tensor": (
         UnsupportedError,

@@ -23,7 +23,7 @@ specs = st.builds(
 
 
 @pytest.mark.parametrize("form", FORMATS)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(
     tensors=st.dictionaries(names, specs, max_size=6),
     metadata=st.dictionaries(names, st.text(st.characters(exclude_categories=["Cs"]), max_size=9)),

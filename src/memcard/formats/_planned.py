@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+import zlib
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ from memcard.errors import MismatchError, NotFoundError
 from memcard.formats._source import check_range
 
 COPY_CHUNK = 8 << 20
+_CRC_CHUNK = 1 << 20  # stays in the processor's cache between the read and the checksum
 # The kernel or the file system cannot copy between these two files.
 _NO_KERNEL_COPY = frozenset(
     {errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EBADF, errno.EPERM}
@@ -100,11 +102,17 @@ class PlannedSink:
                 done += len(part)
         self._note(name, 0, size)
 
-    def reread(self, offset: int, size: int) -> bytes:
-        """Return bytes of the unfinished file, for a finisher."""
+    def crc32(self, offset: int, size: int) -> int:
+        """Return the checksum of a part of the unfinished file, for a finisher; thread-safe."""
+        crc, buffer = 0, memoryview(bytearray(min(size, _CRC_CHUNK)))
         with part_path(self.path).open("rb", buffering=0) as file:
             file.seek(offset)
-            return file.read(size)
+            while size:
+                n = file.readinto(buffer[: min(size, _CRC_CHUNK)])
+                if not n:
+                    raise MismatchError(f"{self.path}: became shorter while it was written.")
+                crc, size = zlib.crc32(buffer[:n], crc), size - n
+        return crc
 
     def patch(self, offset: int, part: bytes) -> None:
         """Overwrite bytes of the unfinished file, for a finisher."""

@@ -7,12 +7,13 @@ zipfile does.
 
 from __future__ import annotations
 
+import os
 import struct
-import zlib
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
-from memcard.formats._planned import COPY_CHUNK, Plan, PlannedSink
+from memcard.formats._planned import Plan, PlannedSink
 from memcard.formats._zip import CENTRAL, END, END64, FULL16, FULL32, LOCAL, LOCATOR64, ZIP64
 
 _ALIGN = 64  # what torch writes, so that a mapped tensor suits every vector unit
@@ -91,12 +92,9 @@ def _central(slot: Slot, crc: int) -> bytes:
 
 def write_checksums(sink: PlannedSink, slots: Sequence[Slot]) -> None:
     """Read the file once, then write the checksums and the directory."""
-    checksums = []
-    for slot in slots:
-        crc = 0
-        for at in range(slot.offset, slot.end, COPY_CHUNK):
-            crc = zlib.crc32(sink.reread(at, min(COPY_CHUNK, slot.end - at)), crc)
-        checksums.append(crc)
+    with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
+        checksums = list(pool.map(lambda slot: sink.crc32(slot.offset, slot.size), slots))
+    for slot, crc in zip(slots, checksums, strict=True):
         sink.patch(slot.header + _CRC_AT, crc.to_bytes(4, "little"))
     sink.patch(slots[-1].end, directory(slots, checksums))
 

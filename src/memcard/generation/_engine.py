@@ -36,23 +36,15 @@ def quiet() -> Iterator[None]:
             logger.setLevel(level)
 
 
-def load() -> None:
-    """Import what ``empty`` needs; seconds, the first time."""
-    with quiet():
-        import diffusers.models.autoencoders.autoencoder_kl
-        import diffusers.models.unets.unet_2d_condition
-        import transformers.models.clip.modeling_clip  # noqa: F401
-
-
 def empty(component: str, config: Mapping[str, Any]) -> nn.Module:
     """Build ``unet``, ``vae`` or ``text_encoder`` without memory for its weights."""
     with quiet(), torch.device("meta"):
-        module = _build(component, config)
+        module: nn.Module = _build(component, config)
     return module.eval().requires_grad_(requires_grad=False)
 
 
-def _build(component: str, config: Mapping[str, Any]) -> nn.Module:
-    module: nn.Module
+def _build(component: str, config: Mapping[str, Any]) -> Any:
+    module: Any  # diffusers and transformers are untyped here
     if component == "unet":
         from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 

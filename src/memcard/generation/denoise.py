@@ -59,7 +59,7 @@ def denoise(
     source = generator(seed)
     size = (settings.height // pipeline.factor, settings.width // pipeline.factor)
     start = noise((pipeline.unet.config.in_channels, *size), source)
-    latents = start.to(pipeline.device, pipeline.dtype) * scheduler.init_noise_sigma
+    latents: Tensor = start.to(pipeline.device, pipeline.dtype) * scheduler.init_noise_sigma
     guided = settings.cfg > 1
     if not guided:
         states = states[1:]
@@ -92,4 +92,5 @@ def decode(pipeline: Pipeline, latents: Tensor) -> Tensor:
     with torch.inference_mode():
         scaled = latents / pipeline.vae.config.scaling_factor
         pixels = pipeline.vae.decode(scaled, return_dict=False)[0]
-        return (pixels * 0.5 + 0.5).clamp(0, 1)[0].permute(1, 2, 0).float().cpu()
+        shown: Tensor = (pixels * 0.5 + 0.5).clamp(0, 1)[0].permute(1, 2, 0).float().cpu()
+        return shown

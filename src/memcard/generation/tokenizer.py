@@ -88,7 +88,7 @@ def _build(vocabulary: Mapping[str, int], merges: list[tuple[str, str]]) -> Toke
 
     backend = Backend(
         models.BPE(
-            vocab=vocabulary,
+            vocab=dict(vocabulary),
             merges=merges,
             continuing_subword_prefix="",
             end_of_word_suffix="</w>",

@@ -15,11 +15,12 @@ from memcard.core.checkpoint import Checkpoint
 from memcard.core.progress import Listener, silent
 from memcard.errors import MismatchError, UsageError
 from memcard.jobs._making import Made, make
-from memcard.jobs.resolve import card_of, locate, node_for, resolve
+from memcard.jobs.resolve import card_of, locate, metadata_of, node_for, open_source, resolve
 from memcard.maths.floats import STORED
 from memcard.ops import OPS
 from memcard.ops._lora import Factors, aliases, canonical, factors
 from memcard.ops.lora_bake import match
+from memcard.recipes.execute import evaluate
 from memcard.recipes.nodes import Apply, Params
 from memcard.recipes.op import complete
 
@@ -109,7 +110,7 @@ def lora_node(
     digests: bool = False,
     progress: Listener = silent,
 ) -> Apply:
-    """Return the recipe of a base with LoRAs; ``evaluate`` it to use it without writing it."""
+    """Return the recipe of a base with LoRAs."""
     if not loras:
         raise UsageError("no LoRA given; name at least one.")
     refs = [base, *(ref for ref, _ in loras)]
@@ -122,6 +123,25 @@ def lora_node(
     if any(alpha is not None for alpha in alphas):
         params["alphas"] = alphas
     return Apply("lora_bake", tuple(nodes), complete("lora_bake", OPS["lora_bake"], Params(params)))
+
+
+def open_with_loras(
+    base: str | Path,
+    loras: Sequence[tuple[str | Path, float]],
+    *,
+    skip_unmatched: bool = False,
+) -> Checkpoint:
+    """Open a base with LoRAs added, without writing it: computed where it is read.
+
+    The same bits as ``lora_bake`` writes. It says about itself what the base says.
+
+    Raises:
+        MismatchError: a LoRA does not fit; lists every layer that does not.
+    """
+    if not loras:
+        return resolve(base)
+    node = lora_node(base, loras, skip_unmatched=skip_unmatched)
+    return evaluate(node, open_source, OPS, metadata=metadata_of(node.inputs[0]))
 
 
 def lora_info(ref: str | Path, *, base: str | Path | None = None) -> LoraInfo:

@@ -35,10 +35,17 @@ def resolve(ref: str | Path) -> Checkpoint:
     node = node_for(ref, digests=False)
     if isinstance(node, Source):
         return open_source(node)
-    delta = node.inputs[1]
-    metadata = open_source(delta).metadata if isinstance(delta, Source) else {}
-    shown = {key: value for key, value in metadata.items() if not key.startswith(_DELTA)}
-    return evaluate(node, open_source, OPS, metadata=shown)
+    return evaluate(node, open_source, OPS, metadata=metadata_of(node))
+
+
+def metadata_of(node: Node) -> dict[str, str]:
+    """Return what the checkpoint that ``node_for`` gave says about itself: the delta speaks."""
+    while not isinstance(node, Source):
+        node = node.inputs[-1] if node.op == "overlay" else node.inputs[0]
+    checkpoint = open_source(node)
+    metadata = {k: v for k, v in checkpoint.metadata.items() if not k.startswith(_DELTA)}
+    checkpoint.close()
+    return metadata
 
 
 def node_for(ref: str | Path, *, digests: bool = True, progress: Listener = silent) -> Node:

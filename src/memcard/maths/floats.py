@@ -31,6 +31,16 @@ STORED: Mapping[str, Any] = {
     "F8_E5M2": np.dtype(float8_e5m2),
 }
 
+# Bits of a fraction, the leading one included; and k, where all values are multiples of 2^k.
+PRECISION: Mapping[str, tuple[int, int]] = {
+    "F64": (53, -1074),
+    "F32": (24, -149),
+    "F16": (11, -24),
+    "BF16": (8, -133),
+    "F8_E4M3": (4, -9),
+    "F8_E5M2": (3, -16),
+}
+
 # Values per inner block: 4 arrays of fp32 stay in a 1 MiB second-level cache.
 BLOCK = 1 << 16
 

@@ -1,7 +1,9 @@
 """Adding low-rank products to weights, in an order that no chunking and no thread count changes.
 
-A matrix product of a BLAS adds in an order that depends on shapes, threads and processor. Here the
-rank is an explicit loop of outer products, so each value has one fixed sequence of operations.
+A matrix product of a BLAS adds in an order that depends on shapes, threads and processor. So the
+product is a loop of outer products over the rank, one fixed sequence of operations for each value;
+unless it can be shown that no order rounds at all, which holds for most files of 16-bit factors and
+lets the BLAS do the same in a tenth of the time.
 """
 
 from __future__ import annotations
@@ -11,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from memcard.maths.floats import BLOCK, Array, decode, encode, scratch
+from memcard.maths.floats import BLOCK, PRECISION, Array, decode, encode, scratch
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +23,7 @@ class LowRank:
     up: Array
     down: Array
     scale: float
+    exact: bool = False  # see ``adds_exactly``
 
 
 def add_low_rank(
@@ -58,14 +61,56 @@ def add_low_rank(
 def _rows(delta: LowRank, first: int, last: int, columns: int) -> Array:
     size = (last - first) * columns
     total, term = (scratch(i, size, np.float64) for i in (1, 2))
+    if delta.exact:
+        _product(delta.up[first:last], delta.down, total.reshape(-1, columns))
+        np.multiply(total, delta.scale, out=total)
+        return total
     shaped, addend = total.reshape(-1, columns), term.reshape(-1, columns)
     up = delta.up[first:last]
     np.multiply(up[:, :1], delta.down[0], out=shaped)
     for k in range(1, up.shape[1]):
         np.multiply(up[:, k : k + 1], delta.down[k], out=addend)
         np.add(total, term, out=total)
+    np.add(total, 0.0, out=total)  # a sum of nothing but -0 is +0, as in a BLAS that starts at 0
     np.multiply(total, delta.scale, out=total)
     return total
+
+
+def _product(up: Array, down: Array, out: Array) -> None:
+    """Multiply in tiles so small that OpenBLAS does not start threads of its own.
+
+    They would wait for each other in a loop: on two busy cores 20 s for a Stable Diffusion 1.5 LoRA
+    of rank 32 instead of 0.8 s. Its limit is rows * columns * rank = 2^18 (interface/gemm.c).
+    """
+    width = 256
+    height = max(1, (1 << 18) // (width * up.shape[1]))
+    for row in range(0, len(up), height):
+        for column in range(0, down.shape[1], width):
+            tile = slice(row, row + height), slice(column, column + width)
+            np.matmul(up[tile[0]], down[:, tile[1]], out=out[tile])
+
+
+def adds_exactly(up: Array, down: Array, stored: tuple[str, str]) -> bool:
+    """Tell whether ``up @ down`` in float64 is free of rounding, whatever the order of adding.
+
+    All products are multiples of 2^k, k from the lowest bits the factors can have; if no partial sum
+    can reach 2^(k + 53), every one of them is a float64.
+
+    Args:
+        up: [rows, rank], float64.
+        down: [rank, columns], float64.
+        stored: names of the dtypes the factors come from.
+    """
+    lowest = sum(_lowest_bit(a, dtype) for a, dtype in zip((up, down), stored, strict=True))
+    bound = float((np.abs(up) @ np.abs(down).max(axis=1)).max())
+    return lowest > -1000 and 1.01 * bound < 2.0 ** (lowest + 53)  # the bound itself is rounded
+
+
+def _lowest_bit(values: Array, dtype: str) -> int:
+    """Return k such that all values are multiples of 2^k."""
+    bits, subnormal = PRECISION[dtype]
+    smallest = np.min(np.abs(values), initial=1.0, where=values != 0)
+    return max(int(np.frexp(smallest)[1]) - bits, subnormal)
 
 
 def tucker(mid: Array, down: Array) -> Array:

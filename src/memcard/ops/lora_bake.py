@@ -18,7 +18,7 @@ import numpy as np
 from memcard.core.tensors import Spec, Specs
 from memcard.errors import UsageError
 from memcard.maths.floats import STORED, Array, can_compute, stored
-from memcard.maths.low_rank import LowRank, add_low_rank, tucker
+from memcard.maths.low_rank import LowRank, add_low_rank, adds_exactly, tucker
 from memcard.ops._lora import Factors, aliases, factors, find, shape_fault
 from memcard.ops._pairs import narrow_faults, refuse
 from memcard.recipes.nodes import Params, Step
@@ -162,7 +162,9 @@ def _low_rank(change: _Change, parts: Any) -> LowRank:
     alpha = float(change.rank) if change.alpha is None else change.alpha
     if change.alpha_spec is not None:
         alpha = float(np.frombuffer(next(parts), _SCALARS[change.alpha_spec.dtype.name])[0])
-    return LowRank(up, down, change.strength * alpha / change.rank)
+    stored_as = change.up.dtype.name, change.down.dtype.name
+    exact = change.mid is None and adds_exactly(up, down, stored_as)
+    return LowRank(up, down, change.strength * alpha / change.rank, exact)
 
 
 def _factor(part: memoryview, spec: Spec) -> Array:

@@ -49,7 +49,15 @@ _INERT = frozenset(
             f"builtins.{name}"
             for name in (
                 *("object", "complex", "slice", "range", "int", "float", "str", "bool"),
-                *("bytes", "bytearray", "tuple", "NoneType", "Exception", "ValueError"),
+                *(
+                    "bytes",
+                    "bytearray",
+                    "tuple",
+                    "NoneType",
+                    "xrange",
+                    "Ellipsis",
+                    "NotImplemented",
+                ),
             )
         ),
         *("argparse.Namespace", "types.SimpleNamespace", "copyreg._reconstructor"),
@@ -74,6 +82,8 @@ _INERT = frozenset(
             f"numpy.random._pickle.{name}"
             for name in ("__randomstate_ctor", "__generator_ctor", "__bit_generator_ctor")
         ),
+        "numpy.random.bit_generator.SeedSequence",
+        "numpy.random.bit_generator.__pyx_unpickle_SeedSequence",
         *(f"numpy.random._{name}" for name in ("mt19937.MT19937", "pcg64.PCG64")),
         *(
             f"omegaconf.{name}"

@@ -51,8 +51,7 @@ class TorchRules:
         if full == "builtins.bytes" and not args:
             return b""  # how protocols 0 to 2 write no bytes
         if full in names.OPAQUE_TENSORS:
-            self.left_out.append(full.rpartition("_rebuild_")[2])
-            return Opaque(full, args)
+            return self._leave_out(full, full.rpartition("_rebuild_")[2])
         if full in names.REBUILDS:
             return self._rebuild(full, args)
         return Opaque(full, args)
@@ -60,9 +59,9 @@ class TorchRules:
     def _rebuild(self, full: str, args: tuple[Value, ...]) -> Value:
         match full.rpartition(".")[2]:
             case "_rebuild_tensor" | "_rebuild_tensor_v2":
-                return self._view(args, None)
+                return self._view(args, None, args[6:])
             case "_rebuild_tensor_v3":
-                return self._view(args, _argument(args, 6))
+                return self._view(args, _argument(args, 6), args[7:])
             case "_rebuild_parameter" | "_rebuild_parameter_with_state":
                 return _argument(args, 0)
             case "_rebuild_from_type_v2":
@@ -89,6 +88,8 @@ class TorchRules:
             raise BadCallError(f"not a storage: {_short(pid)}")
         if len(pid) == 6 and pid[5] is not None:
             raise BadCallError("a view on another storage, which only torch before 0.4 wrote")
+        if kind.module in ("torch", "torch.cuda") and kind.name in QUANTIZED_STORAGES:
+            return Opaque(kind.full)
         dtype = self._storage_dtype(kind)
         nbytes = numel * (item_bytes(dtype) if dtype else 1)
         old = self.storages.setdefault(key, Storage(key, dtype, nbytes))
@@ -99,20 +100,24 @@ class TorchRules:
     def _storage_dtype(self, kind: Global) -> DType | None:
         if kind.full in ("torch.storage.UntypedStorage", "torch.UntypedStorage"):
             return None
-        if kind.module in ("torch", "torch.cuda"):
-            if kind.name in STORAGE_CLASSES:
-                return STORAGE_CLASSES[kind.name]
-            if kind.name in QUANTIZED_STORAGES:
-                return None
+        if kind.module in ("torch", "torch.cuda") and kind.name in STORAGE_CLASSES:
+            return STORAGE_CLASSES[kind.name]
         raise BadCallError(f"{kind.full} is not a storage type")
 
-    def _view(self, args: tuple[Value, ...], kind: Value) -> Value:
+    def _leave_out(self, full: str, what: str) -> Opaque:
+        """Note a tensor that is not read; its parts would look like tensors of the model."""
+        self.left_out.append(what)
+        return Opaque(full)
+
+    def _view(self, args: tuple[Value, ...], kind: Value, metadata: tuple[Value, ...]) -> Value:
         storage, offset, shape, stride = (_argument(args, i) for i in range(4))
         if not isinstance(storage, Storage) or not _natural(offset):
             raise BadCallError("needs a storage and an offset")
         if kind is not None and _is_opaque(kind):
-            self.left_out.append(f"{kind.name} tensor")
-            return Opaque(kind.full, args)
+            return self._leave_out(kind.full, f"{kind.name} tensor")
+        if any(metadata):
+            # A view that is conjugated or negated when it is looked at: the bytes are other numbers.
+            return self._leave_out("torch.Tensor", "lazily conjugated or negated tensor")
         dtype = storage.dtype if kind is None else _dtype(kind)
         if dtype is None:
             raise BadCallError("an untyped storage without a dtype")

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import argparse
+import datetime
+import random
 import struct
 import subprocess
 import sys
 import zipfile
-from collections import OrderedDict
+from collections import OrderedDict, deque
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -248,14 +253,59 @@ def test_parts_of_one_storage_that_do_not_overlap_are_not_tied(tmp_path: Path) -
     assert open_file(tmp_path / "a.pt").notes == ()
 
 
-def test_sparse_tensors_are_noted_and_left_out(tmp_path: Path) -> None:
-    torch.save({"w": torch.eye(2).to_sparse(), "v": torch.ones(1)}, tmp_path / "a.pt")
+LEFT_OUT: dict[str, tuple[Callable[[], torch.Tensor], str]] = {
+    "sparse": (lambda: torch.eye(2).to_sparse(), "sparse_tensor"),
+    "meta": (lambda: torch.empty(3, device="meta"), "meta_tensor"),
+    "conjugated": (lambda: torch.ones(2, dtype=torch.complex64).conj(), "conjugated"),
+    "negated": (lambda: torch.ones(2, dtype=torch.complex64).conj().imag, "negated"),
+    "quantized": (
+        lambda: torch.quantize_per_tensor(torch.ones(2), 0.1, 0, torch.qint32),
+        "qtensor",
+    ),
+}
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")
+@pytest.mark.parametrize("case", LEFT_OUT)
+def test_tensors_that_are_more_than_bytes_are_left_out_and_noted(case: str, tmp_path: Path) -> None:
+    make, text = LEFT_OUT[case]
+    torch.save({"w": make(), "v": torch.ones(1)}, tmp_path / "a.pt")
 
     checkpoint = open_file(tmp_path / "a.pt")
 
-    assert "v" in checkpoint.specs
-    assert "w" not in checkpoint.specs
-    assert any("sparse_tensor" in note for note in checkpoint.notes)
+    assert list(checkpoint.specs) == ["v"]
+    assert any(text in note for note in checkpoint.notes)
+
+
+KEPT = {
+    "numpy": np.ones(3),
+    "numpy_scalar": np.float64(3),
+    "numpy_generator": np.random.default_rng(0),
+    "random_state": np.random.RandomState(0),
+    "python_random": random.getstate(),
+    "date": datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC),
+    "path": Path("x"),
+    "namespace": argparse.Namespace(lr=1),
+    "set": {1, 2},
+    "complex": 1 + 2j,
+    "range": range(3),
+    "ellipsis": ...,
+    "device": torch.device("cuda:0"),
+    "dtype": torch.float16,
+    "size": torch.Size([1, 2]),
+    "deque": deque([1], maxlen=3),
+}
+
+
+@pytest.mark.parametrize("protocol", [2, 4])
+@pytest.mark.parametrize("kind", KEPT)
+def test_what_trainers_leave_behind_does_not_make_a_file_unsafe(
+    kind: str, protocol: int, tmp_path: Path
+) -> None:
+    made = {"extra": KEPT[kind], "v": torch.ones(1)}
+    torch.save(made, tmp_path / "a.pt", pickle_protocol=protocol)
+
+    assert list(open_file(tmp_path / "a.pt").specs) == ["v"]
 
 
 @pytest.mark.parametrize(

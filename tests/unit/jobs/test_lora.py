@@ -7,7 +7,7 @@ import pytest
 
 from fixtures import small
 from memcard.errors import MismatchError, UsageError
-from memcard.jobs.lora import lora_bake, lora_info
+from memcard.jobs.lora import lora_bake, lora_info, open_with_loras
 
 RNG = np.random.default_rng(0)
 UP, DOWN = RNG.standard_normal((12, 4)).astype("f4"), RNG.standard_normal((4, 10)).astype("f4")
@@ -73,6 +73,23 @@ def test_alpha_of_a_peft_adapter_is_found(base, tmp_path, place):
 
     expected = small.load(base)["mid.proj.weight"] + 2.0 * (UP.astype("f8") @ DOWN)
     assert np.allclose(small.load(made.out)["mid.proj.weight"], expected, rtol=0, atol=2e-6)
+
+
+def test_opening_with_loras_gives_the_bits_that_baking_writes(base, tmp_path):
+    lora = small.save(tmp_path / "ink.safetensors", KOHYA)
+    made = lora_bake(base, [(lora, 0.5), (lora, -1.5)], tmp_path / "out.safetensors")
+
+    virtual = open_with_loras(base, [(lora, 0.5), (lora, -1.5)])
+
+    written = small.load(made.out)
+    assert {n: bytes(virtual.read(n)) for n in virtual.specs} == {
+        n: a.tobytes() for n, a in written.items()
+    }
+    assert virtual.metadata["modelspec.prediction_type"] == "v"
+    virtual.close()
+    plain = open_with_loras(base, [])
+    assert plain.format == "safetensors"
+    plain.close()
 
 
 def test_several_alphas_are_not_guessed_between(base, tmp_path):

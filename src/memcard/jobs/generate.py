@@ -1,0 +1,329 @@
+"""Make pictures: the checkpoint, its LoRAs and its VAE, one prompt or several, one seed each."""
+
+from __future__ import annotations
+
+import re
+import secrets
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from memcard._version import __version__
+from memcard.core.atomic import replacing
+from memcard.core.checkpoint import Checkpoint
+from memcard.core.digest import digests_file
+from memcard.core.progress import Listener, Notice, Progress, silent
+from memcard.errors import NotFoundError, UsageError
+from memcard.formats import open_file
+from memcard.generation.infotext import Infotext, hashes, save_png, write
+from memcard.jobs.lora import open_with_loras
+from memcard.jobs.resolve import digest, label, locate, resolve
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from memcard.generation.pipeline import Pipeline
+    from memcard.generation.settings import Settings
+
+_LONG = 20.0  # seconds; below this nobody wants to be told how long it takes
+_STEM = 40  # characters of the prompt in a file name
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """One picture with what it says about itself."""
+
+    image: Image
+    prompt: str
+    seed: int
+    infotext: str
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What a run made.
+
+    Attributes:
+        pictures: in the order of prompts, then seeds.
+        checkpoint: name of the checkpoint.
+        sha256: of its file.
+        architecture: its model family.
+        loras: name, strength and sha256 of each LoRA.
+        vae: name and sha256 of another VAE; None for the checkpoint's own.
+        settings: as used, with their origin.
+        load_seconds: wall time until the models were ready.
+        seconds: wall time of the whole run.
+    """
+
+    pictures: tuple[Picture, ...]
+    checkpoint: str
+    sha256: str
+    architecture: str
+    loras: tuple[Mapping[str, Any], ...]
+    vae: Mapping[str, str] | None
+    settings: Settings
+    load_seconds: float
+    seconds: float
+
+    def facts(self) -> dict[str, Any]:
+        """Return what goes into every picture: the same for the same inputs."""
+        settings = asdict(self.settings)
+        settings.pop("origin")
+        return {
+            "memcard": __version__,
+            "checkpoint": {"name": self.checkpoint, "sha256": self.sha256},
+            "architecture": self.architecture,
+            "loras": [dict(lora) for lora in self.loras],
+            "vae": dict(self.vae) if self.vae else None,
+            "settings": settings,
+        }
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the facts as JSON values."""
+        return {
+            **self.facts(),
+            "origin": dict(self.settings.origin),
+            "pictures": [{"prompt": p.prompt, "seed": p.seed} for p in self.pictures],
+            "load_seconds": round(self.load_seconds, 2),
+            "seconds": round(self.seconds, 2),
+        }
+
+    def summary(self) -> str:
+        """Return one line for people: what was used, and where each value came from."""
+        used = self.settings
+        shown = {"steps": used.steps, "cfg": used.cfg, "sampler": used.sampler}
+        parts = [f"{key} {value} ({used.origin[key]})" for key, value in shown.items()]
+        seeds = ", ".join(dict.fromkeys(str(p.seed) for p in self.pictures))
+        return (
+            f"{self.checkpoint} [{self.sha256[:10]}], seed {seeds}, {', '.join(parts)}; "
+            f"{self.seconds:.1f} s, {self.load_seconds:.1f} of them loading"
+        )
+
+
+def generate(
+    prompt: str | Sequence[str],
+    checkpoint: str | Path = "starter",
+    loras: Sequence[tuple[str | Path, float]] = (),
+    **settings: Any,
+) -> list[Image]:
+    """Return pictures; ``run`` with the same arguments also tells how they were made.
+
+    Each picture's ``info["parameters"]`` holds its A1111 text.
+    """
+    return [p.image for p in run(prompt, checkpoint, loras, **settings).pictures]
+
+
+def run(
+    prompt: str | Sequence[str],
+    checkpoint: str | Path = "starter",
+    loras: Sequence[tuple[str | Path, float]] = (),
+    *,
+    n: int = 1,
+    seed: int | None = None,
+    vae: str | Path | None = None,
+    device: str = "auto",
+    dtype: str = "auto",
+    progress: Listener = silent,
+    **user: Any,
+) -> Result:
+    """Make ``n`` pictures of each prompt.
+
+    Args:
+        prompt: one or several; the models are loaded once.
+        checkpoint: path or name.
+        loras: (path or name, strength); the base is not changed.
+        n: pictures of each prompt, with the seeds seed, seed + 1, …
+        seed: 0..2**32-1; None or -1 draws one. The same seed gives the same picture on one kind of
+            device, whatever else is in the run.
+        vae: another VAE, or only its decoder.
+        device: ``auto``, ``cpu``, ``cuda``, ``mps``.
+        dtype: compute in ``auto``, ``F32``, ``BF16`` or ``F16``.
+        progress: hears about loading, each step, and how long it will take.
+        user: sampler, schedule, steps, cfg, width, height, negative; None means: as the
+            checkpoint's card or its family says.
+
+    Raises:
+        UnsupportedError: no model family fits the checkpoint.
+        MismatchError: parts are missing, or a LoRA or the VAE does not fit.
+        UsageError: a setting is out of its range.
+        NotFoundError: no such file or sampler.
+    """
+    start = time.perf_counter()
+    from memcard.generation.latents import seeds
+    from memcard.generation.pipeline import build, family_of
+    from memcard.generation.settings import NAMES, check_seed
+    from memcard.generation.settings import resolve as choose
+
+    if unknown := sorted(set(user) - set(NAMES)):
+        raise UsageError(f"no setting {', '.join(unknown)}. There are: {', '.join(NAMES)}.")
+    if n < 1:
+        raise UsageError(f"n is {n}; at least 1 picture.")
+    prompts = (prompt,) if isinstance(prompt, str) else tuple(prompt)
+    first = check_seed(secrets.randbelow(2**32) if seed in (None, -1) else int(seed or 0))
+    model = open_with_loras(checkpoint, loras)
+    other = None if vae is None else resolve(vae)
+    try:
+        name = _shown(checkpoint)
+        settings = choose(family_of(model, name)[1], model.metadata, user)
+        pipeline = build(
+            *(model,), label=name, vae=other, vae_label=str(vae), device=device, dtype=dtype, progress=progress
+        )  # fmt: skip
+        loaded = time.perf_counter() - start
+        wanted = [(text, s) for text in prompts for s in seeds(first, n)]
+        with pipeline.running():
+            images = _paint(pipeline, settings, wanted, progress)
+    finally:
+        _close(model, other)
+    return _result(
+        images, wanted, settings, pipeline.architecture,
+        *(checkpoint, loras, vae), loaded, time.perf_counter() - start,
+    )  # fmt: skip
+
+
+def save(result: Result, out: str | Path | None = None) -> list[Path]:
+    """Write the pictures as PNG with their texts.
+
+    Args:
+        result: of ``run``.
+        out: a file ending in .png (with several pictures it gets numbers), or a folder. None: this
+            folder. Without a file name the prompt and the seed make one; no file is replaced then.
+
+    Raises:
+        NotFoundError: the folder is not there.
+        UsageError: the file name ends in something else.
+    """
+    paths = []
+    for i, picture in enumerate(result.pictures):
+        path = _path(out, picture, i if len(result.pictures) > 1 else None)
+        facts = {**result.facts(), "prompt": picture.prompt, "seed": picture.seed}
+        with replacing(path) as file:
+            save_png(picture.image, file, picture.infotext, facts)
+        paths.append(path)
+    return paths
+
+
+def _paint(
+    pipeline: Pipeline, settings: Settings, wanted: Sequence[tuple[str, int]], progress: Listener
+) -> list[Image]:
+    from PIL import Image
+
+    from memcard.generation.denoise import decode, denoise, encode
+
+    clock = _clock(len(wanted), progress)
+    images, states, last = [], None, None
+    for text, seed in wanted:
+        if states is None or text != last:
+            states, last = encode(pipeline, text, settings.negative, progress), text
+        pixels = decode(pipeline, denoise(pipeline, states, settings, seed, clock))
+        images.append(Image.fromarray((pixels * 255).round().byte().numpy()))
+    return images
+
+
+def _clock(pictures: int, progress: Listener) -> Callable[[int, int], None]:
+    """Return what counts steps over all pictures and, if it will be long, says how long."""
+    marks: list[float] = []
+
+    def step_done(done: int, total: int) -> None:
+        marks.append(time.perf_counter())
+        every = pictures * total
+        progress(Progress("pictures", len(marks), every, "steps"))
+        if len(marks) == 3 or (len(marks) == every and every < 3):  # the first warms up
+            left = (marks[-1] - marks[-2]) * (every - len(marks)) if len(marks) > 1 else 0
+            if left > _LONG:
+                progress(Notice(f"This will take about {_duration(left)} on this machine."))
+
+    return step_done
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds:.0f} seconds" if seconds < 90 else f"{seconds / 60:.0f} minutes"
+
+
+def _result(
+    images: Sequence[Image],
+    wanted: Sequence[tuple[str, int]],
+    settings: Settings,
+    architecture: str,
+    checkpoint: str | Path,
+    loras: Sequence[tuple[str | Path, float]],
+    vae: str | Path | None,
+    loaded: float,
+    seconds: float,
+) -> Result:
+    sums = [(_shown(ref), strength, _digests(ref)) for ref, strength in loras]
+    sha256 = digest(locate(checkpoint))
+    vae_facts = None if vae is None else {"name": _shown(vae), "sha256": digest(locate(vae))}
+    common = {
+        "Steps": str(settings.steps),
+        **_sampler(settings),
+        "CFG scale": f"{settings.cfg:g}",
+    }
+    after = {
+        "Size": f"{settings.width}x{settings.height}",
+        "Model hash": sha256[:10],
+        "Model": _stem(checkpoint),
+        **({"VAE hash": vae_facts["sha256"][:10], "VAE": vae_facts["name"]} if vae_facts else {}),
+        **({"Lora hashes": hashes([(_stem(n), d["autov3"]) for n, _, d in sums])} if sums else {}),
+        "Version": f"memcard {__version__}",
+    }
+    pictures = []
+    for image, (prompt, seed) in zip(images, wanted, strict=True):
+        text = write(Infotext(prompt, settings.negative, {**common, "Seed": str(seed), **after}))
+        image.info["parameters"] = text
+        pictures.append(Picture(image, prompt, seed, text))
+    return Result(
+        *(tuple(pictures), _shown(checkpoint), sha256, architecture),
+        loras=tuple({"name": n, "strength": s, "sha256": d["sha256"]} for n, s, d in sums),
+        vae=vae_facts,
+        settings=settings,
+        load_seconds=loaded,
+        seconds=seconds,
+    )
+
+
+def _sampler(settings: Settings) -> dict[str, str]:
+    from memcard.generation.sampler import SCHEDULES
+    from memcard.generation.samplers import SAMPLERS
+
+    return {
+        "Sampler": SAMPLERS[settings.sampler].a1111,
+        "Schedule type": SCHEDULES[settings.schedule][1],
+    }
+
+
+def _digests(ref: str | Path) -> Mapping[str, str]:
+    path = locate(ref)
+    checkpoint = open_file(path)
+    found = digests_file(path, data_offset=getattr(checkpoint, "data_offset", None))
+    checkpoint.close()
+    return {"autov3": found["sha256"][:12], **found}  # no header to leave out: of the whole file
+
+
+def _shown(ref: str | Path) -> str:
+    return label(str(locate(ref)))
+
+
+def _stem(ref: str | Path) -> str:
+    return Path(_shown(ref)).stem
+
+
+def _close(*checkpoints: Checkpoint | None) -> None:
+    for checkpoint in checkpoints:
+        if checkpoint is not None:
+            checkpoint.close()
+
+
+def _path(out: str | Path | None, picture: Picture, number: int | None) -> Path:
+    place = Path(out or ".").expanduser()
+    if place.suffix and not place.is_dir():
+        if place.suffix.lower() != ".png":
+            raise UsageError(f"{place}: pictures are written as .png; end the name in .png.")
+        return place if number is None else place.with_stem(f"{place.stem}-{number + 1}")
+    if not place.is_dir():
+        raise NotFoundError(f"{place}: no such folder. Make it first, or name a .png file.")
+    words = re.sub(r"[^a-z0-9]+", "-", picture.prompt.lower()).strip("-")[:_STEM].strip("-")
+    stem = f"{words or 'picture'}-{picture.seed}"
+    names = (stem, *(f"{stem}-{i}" for i in range(2, 10**6)))
+    return next(p for name in names if not (p := place / f"{name}.png").exists())
