@@ -29,7 +29,7 @@ from model import Starter
 from painter import read_painter
 from pictures import STYLES, read_held_out, read_objects, read_pictures
 from safetensors.torch import load_file
-from score import COMMON, Judge, score
+from score import COMMON, Judge, accuracy, answers
 from torch import Tensor
 
 
@@ -129,7 +129,7 @@ def common_score(base: Path, work: Path) -> float:
     """Return the share of common objects painted right in object and style."""
     judge = Judge(read_pictures(work / "pictures.npz"))
     pairs = [(o, s) for s in STYLES for o in COMMON]
-    return score(read_painter(base), judge, pairs)["both"]
+    return accuracy(answers(read_painter(base), judge, pairs), pairs)["both"]
 
 
 def main() -> None:

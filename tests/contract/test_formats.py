@@ -137,6 +137,23 @@ def test_copy_takes_bytes_from_another_file(
 
 
 @every_format
+def test_systems_without_offset_calls_give_the_same_file(
+    form: Format, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Windows has no pread and pwrite, macOS no fallocate and copy_file_range."""
+    (tmp_path / "b").mkdir()
+    first = written(form, tmp_path)
+    for call in ("preadv", "pwrite", "posix_fallocate", "copy_file_range"):
+        monkeypatch.delattr(os, call, raising=False)
+
+    second = written(form, tmp_path / "b")
+    checkpoint = form.open(second)
+
+    assert first.read_bytes() == second.read_bytes()
+    assert {n: bytes(checkpoint.read(n)) for n in SPECS} == {n: content(n) for n in SPECS}
+
+
+@every_format
 def test_a_missing_byte_leaves_nothing(form: Format, tmp_path: Path) -> None:
     path = target(form, tmp_path)
     path.write_bytes(b"old")

@@ -24,7 +24,7 @@ from memcard.formats._zip import Member, ZipReader
 from memcard.formats._zip_layout import lay_out, plan, write_checksums
 from memcard.unpickle.emit import can_store, state_dict_program
 from memcard.unpickle.machine import Machine
-from memcard.unpickle.nodes import Program, TensorView
+from memcard.unpickle.nodes import Program, TensorView, shown
 from memcard.unpickle.torch_dtypes import packed_shape
 from memcard.unpickle.torch_rebuild import TorchRules
 from memcard.unpickle.tree import Contents, flatten
@@ -196,7 +196,7 @@ def _notes(contents: Contents, rules: TorchRules, views: Mapping[str, TensorView
             f"{contents.training[0]!r}), not part of the model."
         )
     if contents.other:
-        notes.append(f"Other content without tensors: {', '.join(sorted(contents.other))}.")
+        notes.append(f"Other content without tensors: {_few(contents.other)}.")
     if rules.inert:
         notes.append(f"Harmless names kept as data: {', '.join(sorted(rules.inert))}.")
     if rules.left_out:
@@ -204,8 +204,13 @@ def _notes(contents: Contents, rules: TorchRules, views: Mapping[str, TensorView
         notes.append(
             f"{len(rules.left_out)} tensors that memcard cannot read are left out: {kinds}."
         )
-    tied = [f"Share one storage (tied weights): {', '.join(group)}." for group in _aliases(views)]
+    tied = [f"Share one storage (tied weights): {_few(group)}." for group in _aliases(views)]
     return notes + tied
+
+
+def _few(names: Sequence[str], most: int = 12) -> str:
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(map(shown, names[:most])) + more
 
 
 def _aliases(views: Mapping[str, TensorView]) -> list[list[str]]:

@@ -44,32 +44,28 @@ def sheet(rows: Sequence[Row], columns: Sequence[str], *, cell: int = 128, gap: 
             raise UsageError(
                 f"row {row.label!r} has {len(row.images)} pictures for {len(columns)} columns."
             )
-    left, top = round(cell * 1.75), 44
+    heads = ["\n".join(textwrap.wrap(text, max(cell // 7, 8))) for text in columns]
+    lines = max((head.count("\n") + 1 for head in heads), default=1)
+    left, top = round(cell * 1.75), 14 + 16 * lines
     size = (left + len(columns) * (cell + gap) + gap, top + len(rows) * (cell + gap) + gap)
     page = Image.new("RGB", size, PAPER)
     draw = ImageDraw.Draw(page)
-    for x, text in enumerate(columns):
-        _lines(draw, (left + x * (cell + gap), 8), text, width=cell // 7, size=13)
+    for x, head in enumerate(heads):
+        _text(draw, (left + x * (cell + gap), 8), head, size=13)
     for y, row in enumerate(rows):
         at = top + y * (cell + gap)
-        _lines(draw, (10, at + cell // 2 - 22), row.label, width=left // 9, size=16)
-        _lines(draw, (10, at + cell // 2 + 2), row.detail, width=left // 7, size=12, ink=FAINT)
+        detail = "\n".join(textwrap.wrap(row.detail, left // 7))
+        _text(draw, (10, at + cell // 2 - 22), row.label, size=16)
+        _text(draw, (10, at + cell // 2 + 2), detail, size=12, ink=FAINT)
         for x, picture in enumerate(row.images):
             scaled = picture.convert("RGB").resize((cell, cell), Image.Resampling.BICUBIC)
             page.paste(scaled, (left + x * (cell + gap), at))
     return page
 
 
-def _lines(
-    draw: ImageDraw,
-    at: tuple[int, int],
-    text: str,
-    *,
-    width: int,
-    size: int,
-    ink: tuple[int, int, int] = INK,
+def _text(
+    draw: ImageDraw, at: tuple[int, int], text: str, *, size: int, ink: tuple[int, int, int] = INK
 ) -> None:
     from PIL import ImageFont
 
-    wrapped = "\n".join(textwrap.wrap(text, max(width, 8)))
-    draw.multiline_text(at, wrapped, fill=ink, font=ImageFont.load_default(size), spacing=2)
+    draw.multiline_text(at, text, fill=ink, font=ImageFont.load_default(size), spacing=2)

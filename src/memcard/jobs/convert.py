@@ -13,6 +13,7 @@ from memcard.core.tensors import Specs
 from memcard.errors import MismatchError, NotFoundError, UsageError
 from memcard.formats import format_for_suffix, sniff_file
 from memcard.jobs.resolve import locate, resolve
+from memcard.unpickle.nodes import shown
 
 Only: TypeAlias = Literal["unet", "vae", "text_encoder", "ema", "no-ema"]
 _COMPONENTS = ("unet", "vae", "text_encoder")
@@ -245,7 +246,7 @@ def _notes(
         notes.append(f"Left out, as asked: {rest} tensors.")
     other = getattr(source, "other", ())
     if other:
-        notes.append(f"Left out, because it is not tensors: {', '.join(other)}.")
+        notes.append(f"Left out, because it is not tensors: {', '.join(map(shown, other))}.")
     if any("tied weights" in note for note in notes):
         notes.append("Tied weights are written out in full, so that every name is there.")
     return tuple(notes)

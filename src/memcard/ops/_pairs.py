@@ -28,6 +28,8 @@ def refuse(what: str, faults: Sequence[str], remedy: str) -> None:
 def pair_faults(inputs: Sequence[Specs]) -> list[str]:
     """List tensors that some inputs lack, and shapes that differ; inputs are counted from 1."""
     faults = []
+    if not any(all(name in specs for specs in inputs) for name in inputs[0]):
+        faults.append("they have no tensor in common")
     for name in dict.fromkeys(name for specs in inputs for name in specs):
         lacking = [i for i, specs in enumerate(inputs, 1) if name not in specs]
         if lacking:

@@ -66,9 +66,9 @@ class LoraBake:
             matched, unmatched = match(lora, base, names)
             for name, found in matched.items():
                 changes.setdefault(name, []).extend((index, f) for f in found)
-            faults += [f"LoRA {index}: {fault}" for fault in unmatched]
+            faults += [f"input {index + 1}: {fault}" for fault in unmatched]
             if not matched:
-                faults.append(f"LoRA {index}: nothing in it fits this base")
+                faults.append(f"input {index + 1}: nothing in it fits this base")
         if not params["skip_unmatched"] or not changes:
             refuse(
                 "not everything in the LoRA fits this base",

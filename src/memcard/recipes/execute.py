@@ -8,7 +8,7 @@ from typing import TypeAlias
 
 from memcard.core.checkpoint import Checkpoint, Extent
 from memcard.core.tensors import Specs
-from memcard.errors import MemcardError, NotFoundError
+from memcard.errors import MismatchError, NotFoundError
 from memcard.recipes.nodes import Apply, Node, Params, Source, Step
 from memcard.recipes.op import Op, check_arity, complete
 
@@ -200,10 +200,17 @@ def _operation(
     inputs = [_evaluate(child, resolve, ops, {}, opened) for child in node.inputs]
     try:
         opened[node] = RecipeCheckpoint(op, inputs, params, metadata)
-    except MemcardError as error:
-        error.add_note(f"in the operation {node.op!r}")
-        raise
+    except MismatchError as error:
+        given = "\n".join(f"  input {i}: {_face(n)}" for i, n in enumerate(node.inputs, 1))
+        raise type(error)(f"{node.op}: {error}\n{given}") from None
     return opened[node]
+
+
+def _face(node: Node) -> str:
+    """Return what people know an input by."""
+    if isinstance(node, Source):
+        return node.ref
+    return f"{node.op}({', '.join(_face(child) for child in node.inputs)})"
 
 
 def _few(names: Sequence[str], most: int = 3) -> str:

@@ -76,7 +76,7 @@ class Cursor:
         """Read ``n`` bytes of UTF-8."""
         raw = self.take(n)
         try:
-            return raw.decode("utf-8", "surrogatepass")
+            return raw.decode("utf-8")
         except UnicodeDecodeError:
             raise self.corrupt("text that is not UTF-8") from None
 

@@ -43,8 +43,10 @@ def _string(m: Machine) -> None:
 
 def _unicode(m: Machine) -> None:
     try:
-        m.push(m.read.line().decode("raw-unicode-escape"))
-    except UnicodeDecodeError:
+        text = m.read.line().decode("raw-unicode-escape")
+        text.encode("utf-8")  # half a surrogate pair can be neither printed nor written
+        m.push(text)
+    except UnicodeError:
         raise m.read.corrupt("text with a broken escape") from None
 
 

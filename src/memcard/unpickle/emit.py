@@ -80,7 +80,7 @@ def _tuple(values: tuple[int, ...]) -> bytes:
 
 
 def _text(text: str) -> bytes:
-    raw = text.encode("utf-8", "surrogatepass")
+    raw = text.encode("utf-8")
     return b"X" + struct.pack("<I", len(raw)) + raw
 
 

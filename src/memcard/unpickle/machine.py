@@ -14,7 +14,7 @@ from memcard.core.limits import DEFAULT, Limits
 from memcard.errors import CorruptError, UnsafeError
 from memcard.unpickle._bytes import Cursor
 from memcard.unpickle._opcodes import OPCODES
-from memcard.unpickle.nodes import BadCallError, Global, Mapped, Opaque, Program, Value
+from memcard.unpickle.nodes import BadCallError, Global, Mapped, Opaque, Program, Value, shown
 
 _SCALARS = (str, int, float, bytes, bool, type(None))
 _KEY_TUPLE = 16  # longer or nested tuples as dict keys crash or stall other readers
@@ -97,7 +97,8 @@ class Machine:
         shown = "; ".join(faults[:8]) + ("; …" if len(faults) > 8 else "")
         return UnsafeError(
             f"{self.read.where}: asks the reader to run code: {shown}. Nothing was run. "
-            "Do not load this file with other tools; ask its author for a .safetensors file.",
+            "Do not load this file with other tools. Whole model objects are refused too: ask the "
+            "author for the state dict, best as .safetensors.",
             faults=faults,
         )
 
@@ -143,7 +144,7 @@ class Machine:
         if node is None:
             node = self.names[module, name] = Global(module, name)
         if not self.rules.known(node):
-            self.unsafe.append(f"{node.full} at byte {self.read.op}")
+            self.unsafe.append(f"{shown(node.full)} at byte {self.read.op}")
         return node
 
     def call(self, target: Value, args: Value) -> Value:
@@ -158,7 +159,7 @@ class Machine:
         try:
             return self.rules.call(target, args)
         except BadCallError as error:
-            raise self.read.corrupt(f"{target.full}: {error}") from error
+            raise self.read.corrupt(f"{shown(target.full)}: {error}") from error
 
     def persistent(self, pid: Value) -> None:
         """Push what a persistent id stands for."""
@@ -218,6 +219,6 @@ class Machine:
         if isinstance(target, Mapped | Opaque):
             target.state = state
         elif isinstance(target, Global):
-            self.unsafe.append(f"sets attributes of {target.full} at byte {self.read.op}")
+            self.unsafe.append(f"sets attributes of {shown(target.full)} at byte {self.read.op}")
         else:
             raise self.read.corrupt("sets attributes of a plain value")

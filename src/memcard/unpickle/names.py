@@ -135,8 +135,8 @@ def inert(name: Global) -> bool:
     if name.full in _INERT:
         return _splits_right(name)
     package = any(name.module == p or name.module.startswith(p + ".") for p in _INERT_CLASSES_IN)
-    plain = name.name.isascii() and name.name.isidentifier() and name.name[0].isupper()
-    return package and plain
+    plain = all(part.isidentifier() for part in name.module.split(".")) and name.full.isascii()
+    return package and plain and name.name.isidentifier() and name.name[0].isupper()
 
 
 def _splits_right(name: Global) -> bool:

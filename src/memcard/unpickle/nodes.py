@@ -18,6 +18,11 @@ class BadCallError(Exception):
     """The arguments of a call or of a persistent id make no sense; the machine adds where."""
 
 
+def shown(text: str, most: int = 200) -> str:
+    """Return foreign text as it may be printed: no control characters, not too long."""
+    return text if text.isprintable() and len(text) <= most else repr(text[:most])
+
+
 @dataclass(frozen=True, eq=False, slots=True)
 class Global:
     """A name the file mentions. Never imported."""

@@ -10,7 +10,16 @@ from math import prod
 from memcard.core.limits import DEFAULT, Limits
 from memcard.core.tensors import DType
 from memcard.unpickle import names
-from memcard.unpickle.nodes import BadCallError, Global, Mapped, Opaque, Storage, TensorView, Value
+from memcard.unpickle.nodes import (
+    BadCallError,
+    Global,
+    Mapped,
+    Opaque,
+    Storage,
+    TensorView,
+    Value,
+    shown,
+)
 from memcard.unpickle.torch_dtypes import (
     OPAQUE_DTYPES,
     QUANTIZED_STORAGES,
@@ -102,7 +111,7 @@ class TorchRules:
             return None
         if kind.module in ("torch", "torch.cuda") and kind.name in STORAGE_CLASSES:
             return STORAGE_CLASSES[kind.name]
-        raise BadCallError(f"{kind.full} is not a storage type")
+        raise BadCallError(f"{shown(kind.full)} is not a storage type")
 
     def _leave_out(self, full: str, what: str) -> Opaque:
         """Note a tensor that is not read; its parts would look like tensors of the model."""
@@ -211,5 +220,5 @@ def _short(value: Value) -> str:
             return repr(value)[:80]
         return f"a {type(value).__name__} of {len(value)}"
     if isinstance(value, Global):
-        return value.full
+        return shown(value.full)
     return type(value).__name__

@@ -102,6 +102,8 @@ BROKEN: dict[str, tuple[bytes, str]] = {
     "bad_string": (b"Sabc\n.", "without quotes"),
     "bad_escape": (b"S'\\x1'\n.", "broken escape"),
     "bad_utf8": (b"X\1\0\0\0\xff.", "not UTF-8"),
+    "half_a_surrogate": (b"X\3\0\0\0\xed\xa0\x80.", "not UTF-8"),
+    "half_a_surrogate_escaped": (b"V\\ud800\n.", "broken escape"),
     "bad_name": (b"c\xff\n\xff\n.", "not UTF-8"),
     "name_of_numbers": (b"K\1K\2\x93.", "not text"),
     "negative_string": (b"T\xff\xff\xff\xff.", "negative length"),
@@ -141,6 +143,15 @@ def test_limits_hold(limits: Limits, code: bytes) -> None:
 def test_attributes_of_a_class_are_unsafe() -> None:
     with pytest.raises(UnsafeError, match=r"sets attributes of argparse\.Namespace at byte"):
         run(b"\x80\x02cargparse\nNamespace\n}b.")
+
+
+def test_control_characters_of_a_name_do_not_reach_the_terminal() -> None:
+    with pytest.raises(UnsafeError) as caught:
+        run(b"\x80\x02cos\nsystem\x1b[2J\n0c" + b"x" * 5000 + b"\ny\n.")
+
+    assert str(caught.value).isprintable()
+    assert r"os.system\x1b[2J" in caught.value.faults[0]
+    assert len(str(caught.value)) < 1000
 
 
 def test_calling_the_result_of_a_call_is_unsafe() -> None:

@@ -48,6 +48,7 @@ def test_leftovers_of_trainers_are_inert(module: str, name: str) -> None:
         ("pytorch_lightning.callbacks.model_checkpoint", "import_module"),
         ("pytorch_lightning.callbacks_evil", "ModelCheckpoint"),
         ("pytorch_lightning", "callbacks.ModelCheckpoint"),
+        ("pytorch_lightning.callbacks.\x1b[2J", "ModelCheckpoint"),
         ("numpy", "_core.multiarray.scalar"),
         ("omegaconf.omegaconf", "OmegaConf"),
         ("builtins", "getattr"),

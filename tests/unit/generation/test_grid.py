@@ -10,7 +10,7 @@ def test_each_picture_stands_in_its_cell() -> None:
 
     page = sheet([Row("base", "cfg 3", [red, blue])], ["dog", "cat"], cell=64, gap=4)
 
-    left, top = round(64 * 1.75), 44
+    left, top = round(64 * 1.75), 14 + 16
     assert page.getpixel((left + 32, top + 32)) == (255, 0, 0)
     assert page.getpixel((left + 68 + 32, top + 32)) == (0, 0, 255)
     assert page.size == (left + 2 * 68 + 4, top + 68 + 4)
