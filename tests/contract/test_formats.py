@@ -218,6 +218,21 @@ def test_a_dtype_it_lacks_is_refused_by_name(form: Format, tmp_path: Path) -> No
 
 
 @every_format
+@pytest.mark.parametrize("where", ["name", "metadata"])
+def test_text_that_utf8_cannot_hold_is_refused(form: Format, where: str, tmp_path: Path) -> None:
+    half, one = "\ud800", Spec(DTYPES["U8"], (1,))
+    specs, metadata = ({half: one}, {}) if where == "name" else ({"w": one}, {"title": half})
+
+    with (
+        pytest.raises(UnsupportedError, match=r"\\ud800|title"),
+        form.create(target(form, tmp_path)) as sink,
+    ):
+        sink.begin(specs, metadata)
+
+    assert list(tmp_path.iterdir()) == []
+
+
+@every_format
 def test_only_one_format_recognises_it(form: Format, tmp_path: Path) -> None:
     head = written(form, tmp_path).read_bytes()[:4096]
 

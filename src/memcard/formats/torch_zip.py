@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 
 from memcard.core.checkpoint import Extent
@@ -22,6 +23,7 @@ from memcard.formats._source import Source, check_range, suffix_note
 from memcard.formats._strided import gather
 from memcard.formats._zip import Member, ZipReader
 from memcard.formats._zip_layout import lay_out, plan, write_checksums
+from memcard.unpickle.aliases import aliases
 from memcard.unpickle.emit import can_store, state_dict_program
 from memcard.unpickle.machine import Machine
 from memcard.unpickle.nodes import Program, TensorView, shown
@@ -204,34 +206,13 @@ def _notes(contents: Contents, rules: TorchRules, views: Mapping[str, TensorView
         notes.append(
             f"{len(rules.left_out)} tensors that memcard cannot read are left out: {kinds}."
         )
-    tied = [f"Share one storage (tied weights): {_few(group)}." for group in _aliases(views)]
+    tied = [f"Share one storage (tied weights): {_few(group)}." for group in aliases(views)]
     return notes + tied
 
 
 def _few(names: Sequence[str], most: int = 12) -> str:
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(map(shown, names[:most])) + more
-
-
-def _aliases(views: Mapping[str, TensorView]) -> list[list[str]]:
-    """Return groups of tensors whose bytes overlap, in file order."""
-    storages: dict[str, list[str]] = {}
-    for name, view in views.items():
-        if view.nbytes:
-            storages.setdefault(view.storage.key, []).append(name)
-    groups = []
-    for names in storages.values():
-        reach, group = -1, list[str]()
-        for name in sorted(names, key=lambda n: views[n].offset):
-            view = views[name]
-            if view.offset >= reach:
-                groups.append(group)
-                group = []
-            group.append(name)
-            span = sum((n - 1) * s for n, s in zip(view.shape, view.stride, strict=True)) + 1
-            reach = max(reach, view.offset + span * view.itemsize)
-        groups.append(group)
-    return [group for group in groups if len(group) > 1]
 
 
 class _TorchSink(PlannedSink):
@@ -242,6 +223,9 @@ class _TorchSink(PlannedSink):
 
     def _layout(self, specs: Specs, metadata: Mapping[str, str]) -> Plan:
         bad = [f"{name!r} is {spec}" for name, spec in specs.items() if not can_store(spec)]
+        bad += [
+            f"the text {text[:40]!r}" for text in (*specs, *chain(*metadata.items())) if _odd(text)
+        ]
         if bad:
             raise UnsupportedError(
                 f"{self.path}: torch cannot hold {'; '.join(bad[:5])}. Write .safetensors instead.",
@@ -266,6 +250,11 @@ class _TorchSink(PlannedSink):
         members += [(tensors[name], spec.nbytes) for name, spec in specs.items()]
         self._slots = lay_out(members)
         return plan(self._slots, small, tensors)
+
+
+def _odd(text: str) -> bool:
+    """Whether the text has half a surrogate pair, which UTF-8 cannot hold."""
+    return any("\ud800" <= char <= "\udfff" for char in text)
 
 
 TITLE = "a torch zip file"

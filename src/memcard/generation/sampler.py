@@ -47,6 +47,11 @@ class Sampler:
     evaluations: int = 1
     random: bool = False
 
+    @property
+    def title(self) -> str:
+        """What people call it."""
+        return self.a1111
+
     def scheduler(
         self, family: Mapping[str, Any], *, schedule: str = "normal", prediction_type: str
     ) -> Any:

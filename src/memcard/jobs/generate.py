@@ -187,11 +187,11 @@ def save(result: Result, out: str | Path | None = None) -> list[Path]:
 
     Args:
         result: of ``run``.
-        out: a file ending in .png (with several pictures it gets numbers), or a folder. None: this
-            folder. Without a file name the prompt and the seed make one; no file is replaced then.
+        out: a file ending in .png (with several pictures it gets numbers), or a folder, made if it
+            is not there. None: this folder. Without a file name the prompt and the seed make one; no file is replaced then.
 
     Raises:
-        NotFoundError: the folder is not there.
+        NotFoundError: the folder above is not there.
         UsageError: the file name ends in something else.
     """
     paths = []
@@ -322,7 +322,9 @@ def _path(out: str | Path | None, picture: Picture, number: int | None) -> Path:
             raise UsageError(f"{place}: pictures are written as .png; end the name in .png.")
         return place if number is None else place.with_stem(f"{place.stem}-{number + 1}")
     if not place.is_dir():
-        raise NotFoundError(f"{place}: no such folder. Make it first, or name a .png file.")
+        if not place.parent.is_dir():
+            raise NotFoundError(f"{place.parent}: no such folder. Make it first.")
+        place.mkdir()
     words = re.sub(r"[^a-z0-9]+", "-", picture.prompt.lower()).strip("-")[:_STEM].strip("-")
     stem = f"{words or 'picture'}-{picture.seed}"
     names = (stem, *(f"{stem}-{i}" for i in range(2, 10**6)))

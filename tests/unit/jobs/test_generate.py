@@ -237,8 +237,15 @@ def test_pictures_are_only_written_as_png(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"\.png"):
         save(result, tmp_path / "x.jpg")
     with pytest.raises(NotFoundError, match="no such folder"):
-        save(result, tmp_path / "none")
+        save(result, tmp_path / "none" / "pictures")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_for_the_pictures_is_made(tmp_path: Path) -> None:
+    (path,) = save(run("a rocket", **QUICK), tmp_path / "rockets")
+
+    assert path == tmp_path / "rockets" / "a-rocket-5.png"
+    assert path.exists()
 
 
 def starter_names() -> tuple[str, ...]:
