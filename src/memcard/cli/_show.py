@@ -35,7 +35,7 @@ def print_json(facts: object) -> None:
 
 def advise(text: str) -> None:
     """Say something on stderr."""
-    click.echo(text, err=True)
+    click.echo(clean(text), err=True)
 
 
 def human_size(n: float) -> str:
@@ -51,10 +51,17 @@ def table(rows: Sequence[Sequence[str]], *, header: Sequence[str]) -> str:
     """Return aligned columns, two spaces apart."""
     lines = [list(header), *[list(r) for r in rows]]
     widths = [max(len(line[i]) for line in lines) for i in range(len(header))]
-    return "\n".join(
-        "  ".join(cell.ljust(w) for cell, w in zip(line, widths, strict=True)).rstrip()
-        for line in lines
+    return clean(
+        "\n".join(
+            "  ".join(cell.ljust(w) for cell, w in zip(line, widths, strict=True)).rstrip()
+            for line in lines
+        )
     )
+
+
+def clean(text: str) -> str:
+    """Return text of a stranger's file as it may go to a terminal: control characters spelled out."""
+    return "".join(c if c.isprintable() or c == "\n" else ascii(c)[1:-1] for c in text)
 
 
 def print_facts(facts: Mapping[str, Any]) -> None:
@@ -63,7 +70,7 @@ def print_facts(facts: Mapping[str, Any]) -> None:
     width = max((len(k) for k in shown), default=0)
     for key, value in shown.items():
         for i, line in enumerate(_lines(value)):
-            click.echo(f"{key if i == 0 else '':{width}}  {line}")
+            click.echo(clean(f"{key if i == 0 else '':{width}}  {line}"))
 
 
 def _lines(value: Any) -> list[str]:

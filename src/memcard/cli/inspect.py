@@ -59,7 +59,7 @@ def worst(reports: list[Report]) -> int:
 
 def _print(report: Report, *, tensors: bool) -> None:
     mark, color = _MARKS[report.verdict]
-    click.echo(f"{report.path}: " + click.style(mark, fg=color, bold=True))
+    click.echo(_show.clean(f"{report.path}: ") + click.style(mark, fg=color, bold=True))
     dtypes = ", ".join(f"{d} {_show.human_size(n)}" for d, n in report.dtypes.items())
     parts = [f"{part} ({_count(n)} parameters)" for part, n in report.components.items()]
     _show.print_facts(

@@ -12,6 +12,7 @@ from typing import NoReturn
 
 import click
 
+from memcard.cli._show import advise
 from memcard.cli.app import app
 from memcard.errors import DiskError, MemcardError, NotFoundError
 
@@ -35,14 +36,14 @@ def main(argv: Sequence[str]) -> int:
         click.echo("memcard: interrupted; nothing was left half-written.", err=True)
         return INTERRUPTED
     except MemcardError as error:
-        click.echo(f"memcard: {error_text(error)}", err=True)
+        advise(f"memcard: {error_text(error)}")
         return error.exit_code
     except BrokenPipeError:
         # The reader (head, less) went away: no fault. Python would complain again at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except OSError as error:
-        click.echo(f"memcard: {os_error_text(error)}", err=True)
+        advise(f"memcard: {os_error_text(error)}")
         return os_error_code(error)
     return result if isinstance(result, int) else 0
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from memcard.core.checkpoint import Checkpoint, Format
 from memcard.core.registry import Registry
 from memcard.errors import NotFoundError, UnsupportedError
+from memcard.formats._bare_pickle import refuse_hostile
 from memcard.formats._identify import describe
 
 FORMATS: Registry[Format] = Registry("memcard.formats")
@@ -28,6 +29,7 @@ def open_file(path: str | os.PathLike[str]) -> Checkpoint:
     for name in FORMATS:
         if FORMATS[name].sniff(head):
             return FORMATS[name].open(path)
+    refuse_hostile(path, head)
     raise UnsupportedError(f"{path}: {describe(head)}")
 
 

@@ -205,7 +205,7 @@ def _stated_alpha(ref: str | Path) -> float | None:
 
 
 def _alpha(lora: Checkpoint, f: Factors) -> float | None:
-    if f.alpha is None:
+    if f.alpha is None or lora.specs[f.alpha].elements != 1:
         return None
     dtype = STORED.get(lora.specs[f.alpha].dtype.name)
     return None if dtype is None else float(np.frombuffer(lora.read(f.alpha), dtype)[0])

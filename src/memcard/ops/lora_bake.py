@@ -115,14 +115,22 @@ def match(
         if name is None:
             faults.append(f"{f.module!r}: no such layer in the base")
             continue
-        tensors = [lora[n] for n in (f.up, f.down, f.mid) if n]
-        odd = [s.dtype.name for s in tensors if not can_compute(s.dtype)]
-        fault = shape_fault(f, lora, base[name]) or (f"{f.module!r}: {odd[0]}" if odd else "")
+        fault = shape_fault(f, lora, base[name]) or _dtype_fault(f, lora)
         if fault:
             faults.append(fault)
         else:
             matched.setdefault(name, []).append(f)
     return matched, faults
+
+
+def _dtype_fault(f: Factors, lora: Specs) -> str:
+    """Say which tensor of a module cannot be computed with; "" if none."""
+    for name in (f.up, f.down, f.mid):
+        if name and not can_compute(lora[name].dtype):
+            return f"{name!r}: no arithmetic on {lora[name].dtype}"
+    if f.alpha and (lora[f.alpha].elements != 1 or lora[f.alpha].dtype.name not in _SCALARS):
+        return f"{f.alpha!r}: {lora[f.alpha]} is not one number"
+    return ""
 
 
 def _step(

@@ -1,4 +1,6 @@
 import errno
+import json
+from pathlib import Path
 
 import pytest
 
@@ -31,3 +33,23 @@ def test_every_foreseen_fault_is_one_line_and_its_code(
     err = capsys.readouterr().err
     assert text in err
     assert "Traceback" not in err
+
+
+def test_a_stranger_cannot_steer_the_terminal(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "x.safetensors"
+    header = {
+        "__metadata__": {"modelspec.title": "a\x1b[2Jb"},
+        "w\x07": {"dtype": "U8", "shape": [1], "data_offsets": [0, 1]},
+    }
+    text = json.dumps(header).encode()
+    path.write_bytes(len(text).to_bytes(8, "little") + text + b"\0")
+
+    assert main(["inspect", str(path), "--tensors"]) == 0
+
+    out = capsys.readouterr().out
+    assert "a\\x1b[2Jb" in out
+    assert "w\\x07" in out
+    assert "\x1b[2J" not in out
+    assert "\x07" not in out

@@ -276,6 +276,27 @@ def test_a_layer_with_a_dora_scale_is_not_mistaken_for_plain_lora(bake):
         bake(base(), lora, skip_unmatched=True)
 
 
+@pytest.mark.parametrize(
+    "alpha", [np.zeros(0, "f4"), np.zeros(2, "f4")], ids=["nothing", "two numbers"]
+)
+def test_an_alpha_that_is_not_one_number_is_refused(bake, alpha):
+    lora = kohya(LINEAR, normal(12, 4), normal(4, 10))
+    lora[f"lora_unet_{LINEAR.replace('.', '_')}.alpha"] = alpha
+
+    with pytest.raises(MismatchError, match="is not one number"):
+        bake(base(), lora)
+
+
+@pytest.mark.parametrize(
+    ("up", "down"),
+    [((12, 0), (0, 10)), ((12, 4), (4,)), ((12, 4), (3, 10)), ((4, 12), (4, 10)), ((), ())],
+    ids=str,
+)
+def test_factors_of_impossible_shapes_are_refused(bake, up, down):
+    with pytest.raises(MismatchError, match="lora_unet_down_blocks_0"):
+        bake(base(), kohya(LINEAR, normal(*up), normal(*down)))
+
+
 def test_a_wrong_number_of_strengths_is_refused(bake):
     lora = kohya(LINEAR, normal(12, 4), normal(4, 10))
 

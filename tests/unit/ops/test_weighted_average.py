@@ -78,6 +78,16 @@ def test_a_weight_of_zero_keeps_an_infinity_out(merge):
     assert np.isfinite(small.array_of(result, "a.weight")).all()
 
 
+def test_tensors_without_values_stay_so(merge, tmp_path):
+    arrays = {"none": np.zeros((0, 3), "f2"), "one": np.ones((), "f2")}
+
+    result = merge(arrays, arrays, arrays)
+
+    assert result.read("none") == b""
+    assert small.array_of(result, "one") == 1
+    assert result.specs["none"].shape == (0, 3)
+
+
 def test_no_weights_means_equal_shares(merge):
     a, b = small.weights(1, "F32"), small.weights(2, "F32")
 
