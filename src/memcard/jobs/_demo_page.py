@@ -12,10 +12,10 @@ _PAGE = """<!doctype html>
 <title>memcard demo</title>
 <style>
   body {{ font: 16px/1.5 system-ui, sans-serif; color: #1c1c20; background: #fafafa; margin: 0 auto;
-         max-width: 1300px; padding: 2rem 1.5rem }}
+         max-width: 1340px; padding: 2rem 1.5rem }}
   h1 {{ margin: 0 0 .25rem }} h2 {{ margin: 2.5rem 0 .5rem }}
   .sheet {{ overflow-x: auto; border: 1px solid #ddd; background: #fff; border-radius: 8px }}
-  .sheet img {{ display: block }}
+  .sheet img {{ display: block; max-width: 100% }}
   table {{ border-collapse: collapse; width: 100%; background: #fff; border: 1px solid #ddd }}
   th, td {{ text-align: left; padding: .45rem .7rem; border-bottom: 1px solid #eee; vertical-align: top }}
   code, pre {{ font: 14px/1.5 ui-monospace, monospace }}
