@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-import re
 import secrets
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from memcard._version import __version__
-from memcard.core.atomic import replacing
 from memcard.core.checkpoint import Checkpoint
 from memcard.core.digest import digests_file
 from memcard.core.progress import Listener, Notice, Progress, silent
-from memcard.errors import NotFoundError, UsageError
+from memcard.errors import UsageError
 from memcard.formats import open_file
-from memcard.generation.infotext import Infotext, hashes, save_png, write
+from memcard.generation.infotext import Infotext, hashes, write
+from memcard.jobs._pictures import Picture, Result, save
 from memcard.jobs.lora import open_with_loras
 from memcard.jobs.resolve import digest, label, locate, resolve
+
+__all__ = ["generate", "run", "save"]
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -28,78 +28,6 @@ if TYPE_CHECKING:
     from memcard.generation.settings import Settings
 
 _LONG = 20.0  # seconds; below this nobody wants to be told how long it takes
-_STEM = 40  # characters of the prompt in a file name
-
-
-@dataclass(frozen=True, slots=True)
-class Picture:
-    """One picture with what it says about itself."""
-
-    image: Image
-    prompt: str
-    seed: int
-    infotext: str
-
-
-@dataclass(frozen=True, slots=True)
-class Result:
-    """What a run made.
-
-    Attributes:
-        pictures: in the order of prompts, then seeds.
-        checkpoint: name of the checkpoint.
-        sha256: of its file.
-        architecture: its model family.
-        loras: name, strength and sha256 of each LoRA.
-        vae: name and sha256 of another VAE; None for the checkpoint's own.
-        settings: as used, with their origin.
-        load_seconds: wall time until the models were ready.
-        seconds: wall time of the whole run.
-    """
-
-    pictures: tuple[Picture, ...]
-    checkpoint: str
-    sha256: str
-    architecture: str
-    loras: tuple[Mapping[str, Any], ...]
-    vae: Mapping[str, str] | None
-    settings: Settings
-    load_seconds: float
-    seconds: float
-
-    def facts(self) -> dict[str, Any]:
-        """Return what goes into every picture: the same for the same inputs."""
-        settings = asdict(self.settings)
-        settings.pop("origin")
-        return {
-            "memcard": __version__,
-            "checkpoint": {"name": self.checkpoint, "sha256": self.sha256},
-            "architecture": self.architecture,
-            "loras": [dict(lora) for lora in self.loras],
-            "vae": dict(self.vae) if self.vae else None,
-            "settings": settings,
-        }
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the facts as JSON values."""
-        return {
-            **self.facts(),
-            "origin": dict(self.settings.origin),
-            "pictures": [{"prompt": p.prompt, "seed": p.seed} for p in self.pictures],
-            "load_seconds": round(self.load_seconds, 2),
-            "seconds": round(self.seconds, 2),
-        }
-
-    def summary(self) -> str:
-        """Return one line for people: what was used, and where each value came from."""
-        used = self.settings
-        shown = {"steps": used.steps, "cfg": used.cfg, "sampler": used.sampler}
-        parts = [f"{key} {value} ({used.origin[key]})" for key, value in shown.items()]
-        seeds = ", ".join(dict.fromkeys(str(p.seed) for p in self.pictures))
-        return (
-            f"{self.checkpoint} [{self.sha256[:10]}], seed {seeds}, {', '.join(parts)}; "
-            f"{self.seconds:.1f} s, {self.load_seconds:.1f} of them loading"
-        )
 
 
 def generate(
@@ -180,28 +108,6 @@ def run(
         images, wanted, settings, pipeline.architecture,
         *(checkpoint, loras, vae), loaded, time.perf_counter() - start,
     )  # fmt: skip
-
-
-def save(result: Result, out: str | Path | None = None) -> list[Path]:
-    """Write the pictures as PNG with their texts.
-
-    Args:
-        result: of ``run``.
-        out: a file ending in .png (with several pictures it gets numbers), or a folder, made if it
-            is not there. None: this folder. Without a file name the prompt and the seed make one; no file is replaced then.
-
-    Raises:
-        NotFoundError: the folder above is not there.
-        UsageError: the file name ends in something else.
-    """
-    paths = []
-    for i, picture in enumerate(result.pictures):
-        path = _path(out, picture, i if len(result.pictures) > 1 else None)
-        facts = {**result.facts(), "prompt": picture.prompt, "seed": picture.seed}
-        with replacing(path) as file:
-            save_png(picture.image, file, picture.infotext, facts)
-        paths.append(path)
-    return paths
 
 
 def _paint(
@@ -313,19 +219,3 @@ def _close(*checkpoints: Checkpoint | None) -> None:
     for checkpoint in checkpoints:
         if checkpoint is not None:
             checkpoint.close()
-
-
-def _path(out: str | Path | None, picture: Picture, number: int | None) -> Path:
-    place = Path(out or ".").expanduser()
-    if place.suffix and not place.is_dir():
-        if place.suffix.lower() != ".png":
-            raise UsageError(f"{place}: pictures are written as .png; end the name in .png.")
-        return place if number is None else place.with_stem(f"{place.stem}-{number + 1}")
-    if not place.is_dir():
-        if not place.parent.is_dir():
-            raise NotFoundError(f"{place.parent}: no such folder. Make it first.")
-        place.mkdir()
-    words = re.sub(r"[^a-z0-9]+", "-", picture.prompt.lower()).strip("-")[:_STEM].strip("-")
-    stem = f"{words or 'picture'}-{picture.seed}"
-    names = (stem, *(f"{stem}-{i}" for i in range(2, 10**6)))
-    return next(p for name in names if not (p := place / f"{name}.png").exists())
