@@ -44,7 +44,7 @@ def sheet(rows: Sequence[Row], columns: Sequence[str], *, cell: int = 128, gap: 
             raise UsageError(
                 f"row {row.label!r} has {len(row.images)} pictures for {len(columns)} columns."
             )
-    heads = ["\n".join(textwrap.wrap(text, max(cell // 7, 8))) for text in columns]
+    heads = [_wrapped(text, cell // 7) for text in columns]
     lines = max((head.count("\n") + 1 for head in heads), default=1)
     left, top = round(cell * 1.75), 14 + 16 * lines
     size = (left + len(columns) * (cell + gap) + gap, top + len(rows) * (cell + gap) + gap)
@@ -54,7 +54,7 @@ def sheet(rows: Sequence[Row], columns: Sequence[str], *, cell: int = 128, gap: 
         _text(draw, (left + x * (cell + gap), 8), head, size=13)
     for y, row in enumerate(rows):
         at = top + y * (cell + gap)
-        detail = "\n".join(textwrap.wrap(row.detail, left // 7))
+        detail = _wrapped(row.detail, left // 7)
         _text(draw, (10, at + cell // 2 - 22), row.label, size=16)
         _text(draw, (10, at + cell // 2 + 2), detail, size=12, ink=FAINT)
         for x, picture in enumerate(row.images):
@@ -69,3 +69,7 @@ def _text(
     from PIL import ImageFont
 
     draw.multiline_text(at, text, fill=ink, font=ImageFont.load_default(size), spacing=2)
+
+
+def _wrapped(text: str, width: int) -> str:
+    return "\n".join(textwrap.wrap(text, max(width, 8), break_long_words=False))

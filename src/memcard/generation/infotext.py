@@ -73,17 +73,7 @@ def save_png(image: Image, file: BinaryIO, text: str, facts: Mapping[str, Any]) 
 
     The same picture and texts give the same bytes.
     """
-    from PIL.PngImagePlugin import PngInfo
+    from memcard.generation.picture import texts
 
-    chunks = PngInfo()
-    _add(chunks, "parameters", text)
-    _add(chunks, "memcard", json.dumps(facts, sort_keys=True, ensure_ascii=False))
-    image.save(file, "PNG", pnginfo=chunks)
-
-
-def _add(chunks: Any, key: str, text: str) -> None:
-    # tEXt is latin-1; what does not fit goes into iTXt, which every reader of Pillow's kind knows.
-    if text.isascii():
-        chunks.add_text(key, text)
-    else:
-        chunks.add_itxt(key, text)
+    own = json.dumps(facts, sort_keys=True, ensure_ascii=False)
+    image.save(file, "PNG", pnginfo=texts({"parameters": text, "memcard": own}))

@@ -6,6 +6,7 @@ Where each value came from is remembered, so that it can be shown.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, Final, Literal, TypeAlias
@@ -19,6 +20,7 @@ from memcard.generation.samplers import SAMPLERS, find
 Origin: TypeAlias = Literal["user", "card", "family"]
 
 _CARD_NAMES: Final = {"cfg_scale": "cfg", "scheduler": "schedule", "negative_prompt": "negative"}
+_DIGITS: Final = 5  # of any whole number a card may recommend
 _PREDICTIONS: Final = {"v": "v_prediction", "epsilon": "epsilon", "v_prediction": "v_prediction"}
 
 
@@ -103,26 +105,29 @@ def from_card(metadata: Mapping[str, str]) -> dict[str, Any]:
 
 def _size(text: str) -> dict[str, int]:
     width, _, height = text.lower().partition("x")
-    both = width.isdecimal() and height.isdecimal()
-    return {"width": int(width), "height": int(height)} if both else {}
+    if not (width.isdecimal() and height.isdecimal() and max(len(width), len(height)) <= _DIGITS):
+        return {}
+    return {"width": int(width), "height": int(height)}
 
 
-def _fits(name: str, value: object) -> bool:
+def _fits(name: str, value: Any) -> bool:
     """Whether a value from a card has the type of its setting; a card is a stranger's text."""
     if name in ("steps", "width", "height"):
-        return isinstance(value, int) and not isinstance(value, bool) and value > 0
+        return isinstance(value, int) and not isinstance(value, bool) and 0 < value < 10**_DIGITS
     if name == "cfg":
-        return isinstance(value, (int, float)) and not isinstance(value, bool)
+        return type(value) in (int, float) and abs(value) < 10**_DIGITS  # false for NaN too
+    if not isinstance(value, str):
+        return False
     if name == "schedule":
         return value in SCHEDULES
     if name == "prediction_type":
         return value in _PREDICTIONS
     if name == "sampler":
         try:
-            return bool(find(str(value)))
+            return bool(find(value))
         except NotFoundError:
             return False
-    return isinstance(value, str)
+    return True
 
 
 def _spelled(said: Mapping[str, Any]) -> dict[str, Any]:
@@ -132,8 +137,10 @@ def _spelled(said: Mapping[str, Any]) -> dict[str, Any]:
         found["sampler"], schedule = find(str(found["sampler"]))
         if schedule and found.get("schedule") is None:
             found["schedule"] = schedule
-    if found.get("prediction_type"):
-        found["prediction_type"] = _PREDICTIONS.get(found["prediction_type"])
+    if kind := found.get("prediction_type"):
+        if kind not in _PREDICTIONS:
+            raise UsageError(f"no prediction type {kind!r}. There are: epsilon, v_prediction.")
+        found["prediction_type"] = _PREDICTIONS[kind]
     return found
 
 
@@ -145,6 +152,8 @@ def _check(values: dict[str, Any], multiple: int) -> None:
                 f"{side} {values[side]} is not a multiple of {multiple}. "
                 f"Use {below} or {below + multiple}."
             )
+    if not math.isfinite(values["cfg"]):
+        raise UsageError(f"cfg {values['cfg']} is not a number; 1 is no guidance, 7 is strong.")
     if values["steps"] < 1:
         raise UsageError(f"steps {values['steps']}: at least 1 is needed.")
     sampler = SAMPLERS[values["sampler"]]

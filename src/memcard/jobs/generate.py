@@ -38,7 +38,7 @@ def generate(
 ) -> list[Image]:
     """Return pictures; ``run`` with the same arguments also tells how they were made.
 
-    Each picture's ``info["parameters"]`` holds its A1111 text.
+    Each picture's ``info["parameters"]`` holds its A1111 text, and saving it as PNG keeps it.
     """
     return [p.image for p in run(prompt, checkpoint, loras, **settings).pictures]
 
@@ -113,17 +113,17 @@ def run(
 def _paint(
     pipeline: Pipeline, settings: Settings, wanted: Sequence[tuple[str, int]], progress: Listener
 ) -> list[Image]:
-    from PIL import Image
-
     from memcard.generation.denoise import decode, denoise, encode
+    from memcard.generation.picture import picture
 
     clock = _clock(len(wanted), progress)
-    images, states, last = [], None, None
+    images: list[Image] = []
+    states, last = None, None
     for text, seed in wanted:
         if states is None or text != last:
             states, last = encode(pipeline, text, settings.negative, progress), text
         pixels = decode(pipeline, denoise(pipeline, states, settings, seed, clock))
-        images.append(Image.fromarray((pixels * 255).round().byte().numpy()))
+        images.append(picture(pixels))
     return images
 
 
@@ -169,9 +169,13 @@ def _result(
     after = {
         "Size": f"{settings.width}x{settings.height}",
         "Model hash": sha256[:10],
-        "Model": _stem(checkpoint),
+        "Model": Path(_shown(checkpoint)).stem,
         **({"VAE hash": vae_facts["sha256"][:10], "VAE": vae_facts["name"]} if vae_facts else {}),
-        **({"Lora hashes": hashes([(_stem(n), d["autov3"]) for n, _, d in sums])} if sums else {}),
+        **(
+            {"Lora hashes": hashes([(Path(n).stem, d["autov3"]) for n, _, d in sums])}
+            if sums
+            else {}
+        ),
         "Version": f"memcard {__version__}",
     }
     pictures = []
@@ -209,10 +213,6 @@ def _digests(ref: str | Path) -> Mapping[str, str]:
 
 def _shown(ref: str | Path) -> str:
     return label(str(locate(ref)))
-
-
-def _stem(ref: str | Path) -> str:
-    return Path(_shown(ref)).stem
 
 
 def _close(*checkpoints: Checkpoint | None) -> None:

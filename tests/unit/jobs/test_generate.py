@@ -91,6 +91,20 @@ def test_a_lora_on_the_fly_equals_a_lora_baked_in(tmp_path: Path) -> None:
     )
 
 
+def test_files_from_other_folders_are_named_without_their_folder(tmp_path: Path) -> None:
+    from memcard.jobs.resolve import locate
+
+    lora = next(name for name in starter_names() if "/lora_" in name)
+    (tmp_path / "far").mkdir()
+    file = tmp_path / "far" / "mine.safetensors"
+    file.write_bytes(locate(lora).read_bytes())
+
+    result = run("a rocket", loras=[(file, 0.5)], **QUICK)
+
+    assert 'Lora hashes: "mine: ' in result.pictures[0].infotext
+    assert str(tmp_path) not in json.dumps(result.facts())
+
+
 def test_each_name_of_the_starter_has_its_own_look() -> None:
     looks = [n for n in starter_names() if not any(p in n for p in ("/lora_", "/vae_"))]
 
