@@ -56,7 +56,7 @@ PLUGIN = LatentDiffusion(
                 "steps_offset": 1,
                 "clip_sample": False,
                 "set_alpha_to_one": False,
-                "timestep_spacing": "leading",
+                # no timestep_spacing, as in the family's own config: each sampler keeps its usual one
             },
         },
     ),

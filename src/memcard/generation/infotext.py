@@ -51,7 +51,8 @@ def read(text: str) -> Infotext:
 
 
 def _quoted(value: str) -> str:
-    return json.dumps(value, ensure_ascii=False) if re.search(r'[,:\n"]', value) else value
+    plain = value == value.strip() and not re.search(r'[,:\n"]', value)
+    return value if plain else json.dumps(value, ensure_ascii=False)
 
 
 def _unquoted(value: str) -> str:

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from typing import Any, Final, Literal, TypeAlias
+from typing import Any, Final, Literal, TypeAlias, cast
 
 from memcard.core.architecture import Architecture
 from memcard.errors import NotFoundError, UsageError
@@ -20,7 +21,9 @@ from memcard.generation.samplers import SAMPLERS, find
 Origin: TypeAlias = Literal["user", "card", "family"]
 
 _CARD_NAMES: Final = {"cfg_scale": "cfg", "scheduler": "schedule", "negative_prompt": "negative"}
-_DIGITS: Final = 5  # of any whole number a card may recommend
+# A card may ask for no more than this: a user who wants more says so himself.
+_MOST: Final = {"steps": 1000, "width": 4096, "height": 4096}
+_MOST_CFG: Final = 1000.0
 _PREDICTIONS: Final = {"v": "v_prediction", "epsilon": "epsilon", "v_prediction": "v_prediction"}
 
 
@@ -70,7 +73,7 @@ def resolve(family: Architecture, metadata: Mapping[str, str], user: Mapping[str
     values: dict[str, Any] = {**defaults, "schedule": "normal"}
     origin: dict[str, Origin] = dict.fromkeys(NAMES, "family")
     sources: tuple[tuple[Origin, Mapping[str, Any]], ...] = (
-        ("card", from_card(metadata)),
+        ("card", _possible(from_card(metadata), family.defaults.multiple)),
         ("user", user),
     )
     for place, said in sources:
@@ -104,30 +107,44 @@ def from_card(metadata: Mapping[str, str]) -> dict[str, Any]:
 
 
 def _size(text: str) -> dict[str, int]:
-    width, _, height = text.lower().partition("x")
-    if not (width.isdecimal() and height.isdecimal() and max(len(width), len(height)) <= _DIGITS):
-        return {}
-    return {"width": int(width), "height": int(height)}
+    match = re.fullmatch(r"([1-9][0-9]{0,4})[xX]([1-9][0-9]{0,4})", text)
+    sides = {"width": int(match[1]), "height": int(match[2])} if match else {}
+    return sides if all(_fits(name, value) for name, value in sides.items()) else {}
+
+
+def _possible(said: dict[str, Any], multiple: int) -> dict[str, Any]:
+    """Leave out sides a family cannot paint; one alone would be half of what the card meant."""
+    sides = {name: said[name] for name in ("width", "height") if name in said}
+    odd = any(value % multiple for value in sides.values())
+    return {name: value for name, value in said.items() if not (odd and name in sides)}
 
 
 def _fits(name: str, value: Any) -> bool:
     """Whether a value from a card has the type of its setting; a card is a stranger's text."""
-    if name in ("steps", "width", "height"):
-        return isinstance(value, int) and not isinstance(value, bool) and 0 < value < 10**_DIGITS
+    if name in _MOST:
+        return isinstance(value, int) and not isinstance(value, bool) and 0 < value <= _MOST[name]
     if name == "cfg":
-        return type(value) in (int, float) and abs(value) < 10**_DIGITS  # false for NaN too
-    if not isinstance(value, str):
+        number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        return number and -_MOST_CFG <= cast(float, value) <= _MOST_CFG  # no NaN is between
+    if not isinstance(value, str) or not _is_unicode(value):
         return False
     if name == "schedule":
         return value in SCHEDULES
     if name == "prediction_type":
         return value in _PREDICTIONS
-    if name == "sampler":
-        try:
-            return bool(find(value))
-        except NotFoundError:
-            return False
-    return True
+    return name != "sampler" or _is_sampler(value)
+
+
+def _is_unicode(text: str) -> bool:
+    """Whether ``text`` can be written to a file; JSON may hold halves of characters."""
+    return not any("\ud800" <= character <= "\udfff" for character in text)
+
+
+def _is_sampler(name: str) -> bool:
+    try:
+        return bool(find(name))
+    except NotFoundError:
+        return False
 
 
 def _spelled(said: Mapping[str, Any]) -> dict[str, Any]:

@@ -50,7 +50,8 @@ def _refused(path: Path, error: FormatError, digests: Mapping[str, str]) -> Repo
         verdict = "unsafe"
     elif isinstance(error, CorruptError):
         verdict = "corrupt"
-    faults = tuple(dict.fromkeys((str(error), *error.faults)))
+    message = str(error)
+    faults = (message, *(fault for fault in error.faults if fault not in message))
     return Report(
         path,
         verdict,

@@ -1,5 +1,6 @@
 """Our places for tensors against diffusers' own converters: same keys, same values, none left."""
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -21,6 +22,7 @@ from fixtures.small import array_of
 from memcard.architectures import ARCHITECTURES
 from memcard.core.checkpoint import Checkpoint
 from memcard.core.tensors import DTYPES, Spec
+from memcard.jobs.resolve import starter_folder
 
 COUNTS = {"sd1": {"unet": 686, "vae": 248, "text_encoder": 196}}
 State = dict[str, Tensor]
@@ -54,12 +56,7 @@ def theirs(checkpoint: Checkpoint, component: str, configs: Mapping[str, Any]) -
     if component == "unet":
         return dict(convert_ldm_unet_checkpoint(state, configs["unet"]))
     if component == "vae":
-        found = convert_ldm_vae_checkpoint(state, configs["vae"])
-        # diffusers names the old attention here and renames it while loading.
-        old = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
-        for before, after in old.items():
-            found = {k.replace(f".{before}.", f".{after}."): v for k, v in found.items()}
-        return dict(found)
+        return dict(convert_ldm_vae_checkpoint(state, configs["vae"]))
     found = convert_ldm_clip_checkpoint(state)
     return {name.removeprefix("text_model."): value for name, value in found.items()}
 
@@ -113,14 +110,8 @@ def test_only_the_attention_of_the_vae_changes_its_shape(twin: Checkpoint) -> No
 
 
 def test_the_configs_of_the_starter_are_those_it_was_trained_with(starter: Checkpoint) -> None:
-    import json
-
-    from memcard.jobs.resolve import starter_folder
-
     for component, config in ARCHITECTURES["starter"].configs(starter.specs).items():
-        path = starter_folder() / "config" / component / (
-            "config.json"
-        )  # fmt: skip
+        path = starter_folder() / "config" / component / "config.json"
         trained = json.loads(path.read_text("utf-8"))
         mine = json.loads(json.dumps(config))
         assert {key: trained[key] for key in mine} == mine
