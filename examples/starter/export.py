@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from ldm_names import kohya_name, text_name, unet_name, vae_name, vae_tensor
 from pictures import STYLES
-from safetensors.torch import load_file, save
+from safetensors.torch import load_file
 from torch import Tensor
 
 SHIPPED = Path(__file__).parents[2] / "src/memcard/starter"
@@ -102,9 +102,28 @@ def half(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     return out
 
 
+def body_of(tensors: dict[str, Tensor], metadata: dict[str, str]) -> bytes:
+    """Return a safetensors file of float16 tensors.
+
+    Written here because the safetensors library puts metadata in an order that changes from process
+    to process, so that equal files would have different hashes.
+    """
+    header: dict[str, object] = {"__metadata__": dict(sorted(metadata.items()))}
+    parts, end = [], 0
+    for name, tensor in sorted(tensors.items()):
+        part = tensor.contiguous().numpy().tobytes()
+        place = [end, end + len(part)]
+        header[name] = {"dtype": "F16", "shape": list(tensor.shape), "data_offsets": place}
+        parts.append(part)
+        end += len(part)
+    head = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
+    head += b" " * (-len(head) % 8)
+    return len(head).to_bytes(8, "little") + head + b"".join(parts)
+
+
 def write_file(path: Path, tensors: dict[str, Tensor], label: Label) -> str:
-    """Write one file by rename and return its sha256."""
-    body = save(dict(sorted(tensors.items())), label.metadata())
+    """Write one file of float16 tensors by rename and return its sha256."""
+    body = body_of(tensors, label.metadata())
     part = path.with_name(f".{path.name}.part")
     part.write_bytes(body)
     part.replace(path)

@@ -1,7 +1,7 @@
 """From tensors of a checkpoint to modules that run.
 
-Bytes become tensors without a copy; only a change of dtype or device makes one. A module whose
-weights need neither runs straight from the mapped file.
+Bytes become tensors without a copy; only a change of dtype or device makes one. With
+``MEMCARD_IO=mmap`` a module whose weights need neither runs straight from the mapped file.
 """
 
 from __future__ import annotations
