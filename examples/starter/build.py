@@ -62,15 +62,15 @@ def train(work: Path, minutes: float, ranks: int, *, go_on: bool) -> None:
         stage("train.py", "--work", work, "--minutes", minutes, "--ranks", ranks, *options)
 
 
-def derive(work: Path, out: Path) -> None:
+def derive(work: Path, out: Path, minutes: float) -> None:
     """Train fine-tunes, LoRAs and the second decoder on the finished base."""
     base = out / "base.safetensors"
     for look, kind, lr, batch in DERIVED:
         if not (work / f"derived/{kind}_{SHORT[look]}.json").is_file():
             options = ("--look", look, "--kind", kind, "--lr", lr, "--batch", batch)
-            stage("derive.py", "--work", work, "--base", base, *options)
+            stage("derive.py", "--work", work, "--base", base, "--minutes", minutes, *options)
     if not (work / "derived/vae_crisp.json").is_file():
-        stage("crisp.py", "--work", work, "--base", base)
+        stage("crisp.py", "--work", work, "--base", base, "--minutes", minutes)
 
 
 def main() -> None:
@@ -79,6 +79,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--minutes", type=float, default=90.0)
     parser.add_argument("--ranks", type=int, default=2)
+    parser.add_argument("--derive-minutes", type=float, default=6.0)
     parser.add_argument("--continue-shipped", action="store_true")
     args = parser.parse_args()
     out = args.work / "starter"
@@ -88,7 +89,7 @@ def main() -> None:
     draw(args.work)
     train(args.work, args.minutes, args.ranks, go_on=args.continue_shipped)
     stage("ship.py", "--work", args.work, "--out", out, "--force")
-    derive(args.work, out)
+    derive(args.work, out, args.derive_minutes)
     stage("ship.py", "--work", args.work, "--out", out, "--force")
     stage("score.py", "--work", args.work, "--model", out / "base.safetensors", "--all")
     stage("sheet.py", "--folder", out, "--out", args.work / "sheet.png")

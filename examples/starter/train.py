@@ -195,8 +195,8 @@ def train(plan: Plan, rank: int) -> None:
 
 def loop(plan: Plan, rank: int, state: State, lessons: Lessons) -> None:
     """Take steps until the clock says stop; rank 0 logs and saves every four minutes."""
-    params, peak = list(state.params), [o.param_groups[0]["lr"] for o in state.opts]
-    peak = [plan.lr, plan.adam_lr][-len(peak) :]
+    params = list(state.params)
+    peak = [plan.lr, plan.adam_lr] if plan.muon else [plan.adam_lr]
     begun, used, cpu, saved = time.monotonic(), state.seconds, state.cpu, time.monotonic()
     first_cpu = time.process_time()
     while state.seconds < plan.minutes * 60:
