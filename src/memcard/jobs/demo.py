@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from memcard._version import __version__
 from memcard.core.atomic import replacing
+from memcard.core.extras import require
 from memcard.core.progress import Listener, Notice, silent
 from memcard.jobs._demo_page import page
 from memcard.jobs.inspect import inspect
@@ -103,9 +104,11 @@ def demo(
         progress: hears each step as a command one can repeat.
 
     Raises:
+        UsageError: torch and diffusers are not installed.
         DiskError: the folder cannot be written.
     """
     start = time.perf_counter()
+    require("generate", what="The demo")
     out = Path(out).expanduser()
     out.mkdir(parents=True, exist_ok=True)
     merged = out / "merged.safetensors"

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from memcard._version import __version__
 from memcard.core.checkpoint import Checkpoint
 from memcard.core.digest import digests_file
+from memcard.core.extras import require
 from memcard.core.progress import Listener, Notice, Progress, silent
 from memcard.errors import UsageError
 from memcard.formats import open_file
@@ -75,10 +76,11 @@ def run(
     Raises:
         UnsupportedError: no model family fits the checkpoint.
         MismatchError: parts are missing, or a LoRA or the VAE does not fit.
-        UsageError: a setting is out of its range.
+        UsageError: a setting is out of its range, or torch and diffusers are not installed.
         NotFoundError: no such file or sampler.
     """
     start = time.perf_counter()
+    require("generate", what="Making pictures")
     from memcard.generation.latents import seeds
     from memcard.generation.pipeline import build, family_of
     from memcard.generation.settings import NAMES, check_seed
