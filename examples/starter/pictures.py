@@ -59,7 +59,7 @@ def read_objects() -> list[str]:
 
 
 def read_held_out() -> set[tuple[str, str]]:
-    """Return the (object, style) pairs of ``held_out.json``, which no training sees."""
+    """Return the (object, style) pairs of ``held_out.json``, which no UNet sees."""
     pairs = json.loads((HERE / "held_out.json").read_text(encoding="utf-8"))
     return {(thing, style) for thing, style in pairs}
 

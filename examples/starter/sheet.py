@@ -19,10 +19,10 @@ from torch import Tensor
 TILE, LEFT, TOP = 66, 150, 14
 
 
-def row(painter: Painter, style: str, **settings: float) -> Tensor:
+def row(painter: Painter, style: str, behind: str = "", **settings: float) -> Tensor:
     """Paint the common objects in one style; an empty style leaves it out."""
     lead = f"{style} of " if style else ""
-    return painter.paint([f"{lead}{article(o)}{o}" for o in COMMON], **settings)
+    return painter.paint([f"{lead}{article(o)}{o}{behind}" for o in COMMON], **settings)
 
 
 def draw(rows: list[tuple[str, Tensor]], colours: int = 256) -> Image.Image:
@@ -47,6 +47,7 @@ def all_rows(folder: Path) -> list[tuple[str, Tensor]]:
     rows = [(f"{s}, CFG 3", row(painter, s)) for s in STYLES]
     rows += [(f"cartoon, CFG {c:g}", row(painter, "cartoon", cfg=c)) for c in (1.0, 7.0)]
     rows.append(("no style word", row(painter, "")))
+    rows.append(("sky blue background", row(painter, "cartoon", ", sky blue background")))
     for path in sorted(folder.glob("*.safetensors")):
         kind = path.stem.split("_")[0]
         if kind in ("raw", "finetune", "vae"):
