@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,8 @@ from memcard.jobs.resolve import node_for
 from memcard.ops import OPS
 from memcard.recipes.nodes import Apply, Params
 from memcard.recipes.op import Op, check_arity, complete
+
+_FEWEST = 2  # the operation itself is content with one; as a merge that is a slip of the hand
 
 
 def merge(
@@ -58,6 +61,8 @@ def merge(
         params["weights"] = tuple(float(w) for w in weights)
     checked = complete(method, op, Params(params))
     check_arity(method, op, len(inputs))
+    if len(inputs) < _FEWEST:
+        raise UsageError(f"{method}: a merge takes at least two checkpoints; {len(inputs)} given.")
     # A dry run reads headers only, so it hashes nothing.
     nodes = [node_for(ref, digests=digests and not dry_run, progress=progress) for ref in inputs]
     node = Apply(method, tuple(nodes), checked)
@@ -70,7 +75,9 @@ def methods() -> dict[str, Op]:
 
 
 def _method(name: str) -> Op:
-    op = OPS[name]
-    if "weights" not in op.params:
-        raise NotFoundError(f"{name}: not a merge method. There are: {', '.join(methods())}.")
-    return op
+    found = methods()
+    if name not in found:
+        near = get_close_matches(name, found, n=1)
+        hint = f" Did you mean {near[0]!r}?" if near else ""
+        raise NotFoundError(f"{name}: not a merge method.{hint} There are: {', '.join(found)}.")
+    return found[name]

@@ -103,6 +103,20 @@ def test_set_passes_parameters_and_refuses_unknown_ones(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_slip_in_a_merge_is_refused_with_what_there_is(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = str(tmp_path / "m.safetensors")
+
+    assert main(["merge", "weighted_averag", "starter", "starter/raw", "--out", out]) == 6
+    err = capsys.readouterr().err
+    assert "Did you mean 'weighted_average'" in err
+    assert "identity" not in err
+    assert main(["merge", "weighted_average", "starter", "--out", out]) == 2
+    assert "at least two" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_lora_info_says_what_fits(capsys: pytest.CaptureFixture[str]) -> None:
     from memcard.jobs.resolve import names
 

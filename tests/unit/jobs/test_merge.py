@@ -164,7 +164,7 @@ def test_an_input_is_never_overwritten(pair):
         ("weighted_average", {"base": "starter"}, UsageError),
         ("weighted_average", {"out": "out.txt"}, UnsupportedError),
         ("weighted_average", {"out": "no/out.safetensors"}, NotFoundError),
-        ("weighted_average", {"inputs": ["nope.safetensors"]}, NotFoundError),
+        ("weighted_average", {"inputs": ["starter", "nope.safetensors"]}, NotFoundError),
     ],
 )
 def test_refusals_leave_no_file(pair, tmp_path, method, change, error):
