@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 
 import torch
 
@@ -98,20 +98,18 @@ def family_of(checkpoint: Checkpoint, label: str) -> tuple[str, Architecture]:
     found = detect(checkpoint.specs)
     if found is None:
         _refuse(checkpoint, label)
-    else:
-        name, evidence = found
-        missing = [part for part in COMPONENTS if part not in evidence.components]
-        if missing:
-            raise MismatchError(
-                f"{label}: a part of a {ARCHITECTURES[name].title} checkpoint. "
-                f"It holds {', '.join(evidence.components)} and lacks {', '.join(missing)}. "
-                "Choose a whole checkpoint; a VAE alone goes with --vae, a LoRA with --lora."
-            )
-        return name, ARCHITECTURES[name]
-    raise AssertionError  # pragma: no cover
+    name, evidence = found
+    missing = [part for part in COMPONENTS if part not in evidence.components]
+    if missing:
+        raise MismatchError(
+            f"{label}: a part of a {ARCHITECTURES[name].title} checkpoint. "
+            f"It holds {', '.join(evidence.components)} and lacks {', '.join(missing)}. "
+            "Choose a whole checkpoint; a VAE alone goes with --vae, a LoRA with --lora."
+        )
+    return name, ARCHITECTURES[name]
 
 
-def _refuse(checkpoint: Checkpoint, label: str) -> None:
+def _refuse(checkpoint: Checkpoint, label: str) -> NoReturn:
     if fits := list(candidates(checkpoint.specs)):
         raise MismatchError(f"{label}: fits more than one family: {', '.join(fits)}.")
     families = ", ".join(family.title for family in ARCHITECTURES.values())

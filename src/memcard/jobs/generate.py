@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from memcard.generation.pipeline import Pipeline
     from memcard.generation.settings import Settings
 
+_MEASURED = 2  # the step an estimate stands on; the first one warms up
 _LONG = 20.0  # seconds; below this nobody wants to be told how long it takes
 
 
@@ -81,17 +82,11 @@ def run(
     """
     start = time.perf_counter()
     require("generate", what="Making pictures")
-    from memcard.generation.latents import seeds
     from memcard.generation.pipeline import build, family_of
-    from memcard.generation.settings import NAMES, check_seed
     from memcard.generation.settings import resolve as choose
 
-    if unknown := sorted(set(user) - set(NAMES)):
-        raise UsageError(f"no setting {', '.join(unknown)}. There are: {', '.join(NAMES)}.")
-    if n < 1:
-        raise UsageError(f"n is {n}; at least 1 picture.")
     prompts = (prompt,) if isinstance(prompt, str) else tuple(prompt)
-    first = check_seed(secrets.randbelow(2**32) if seed in (None, -1) else int(seed or 0))
+    wanted = _wanted(prompts, n, seed, user)
     model = open_with_loras(checkpoint, loras)
     other = None if vae is None else resolve(vae)
     try:
@@ -101,15 +96,37 @@ def run(
             *(model,), label=name, vae=other, vae_label=str(vae), device=device, dtype=dtype, progress=progress
         )  # fmt: skip
         loaded = time.perf_counter() - start
-        wanted = [(text, s) for text in prompts for s in seeds(first, n)]
         with pipeline.running():
             images = _paint(pipeline, settings, wanted, progress)
     finally:
         _close(model, other)
-    return _result(
-        images, wanted, settings, pipeline.architecture,
-        *(checkpoint, loras, vae), loaded, time.perf_counter() - start,
-    )  # fmt: skip
+    lora_facts = [_lora_facts(ref, strength) for ref, strength in loras]
+    vae_facts = None if vae is None else {"name": _shown(vae), "sha256": digest(locate(vae))}
+    sha256 = digest(locate(checkpoint))
+    return Result(
+        _described(images, wanted, _texts(settings, name, sha256, lora_facts, vae_facts)),
+        *(name, sha256, pipeline.architecture),
+        loras=tuple({k: v for k, v in facts.items() if k != "autov3"} for facts in lora_facts),
+        vae=vae_facts,
+        settings=settings,
+        load_seconds=loaded,
+        seconds=time.perf_counter() - start,
+    )
+
+
+def _wanted(
+    prompts: Sequence[str], n: int, seed: int | None, user: Mapping[str, Any]
+) -> list[tuple[str, int]]:
+    """Return prompt and seed of every picture; refuse what needs no file to be refused."""
+    from memcard.generation.latents import SEEDS, seeds
+    from memcard.generation.settings import NAMES, check_seed
+
+    if unknown := sorted(set(user) - set(NAMES)):
+        raise UsageError(f"no setting {', '.join(unknown)}. There are: {', '.join(NAMES)}.")
+    if n < 1:
+        raise UsageError(f"n is {n}; at least 1 picture.")
+    first = secrets.randbelow(SEEDS) if seed is None or seed == -1 else check_seed(seed)
+    return [(text, number) for text in prompts for number in seeds(first, n)]
 
 
 def _paint(
@@ -137,8 +154,8 @@ def _clock(pictures: int, progress: Listener) -> Callable[[int, int], None]:
         marks.append(time.perf_counter())
         every = pictures * total
         progress(Progress("pictures", len(marks), every, "steps"))
-        if len(marks) == 3 or (len(marks) == every and every < 3):  # the first warms up
-            left = (marks[-1] - marks[-2]) * (every - len(marks)) if len(marks) > 1 else 0
+        if len(marks) == _MEASURED:
+            left = (marks[-1] - marks[-2]) * (every - len(marks))
             if left > _LONG:
                 progress(Notice(f"This will take about {_duration(left)} on this machine."))
 
@@ -149,21 +166,15 @@ def _duration(seconds: float) -> str:
     return f"{seconds:.0f} seconds" if seconds < 90 else f"{seconds / 60:.0f} minutes"
 
 
-def _result(
-    images: Sequence[Image],
-    wanted: Sequence[tuple[str, int]],
+def _texts(
     settings: Settings,
-    architecture: str,
-    checkpoint: str | Path,
-    loras: Sequence[tuple[str | Path, float]],
-    vae: str | Path | None,
-    loaded: float,
-    seconds: float,
-) -> Result:
-    sums = [(_shown(ref), strength, _digests(ref)) for ref, strength in loras]
-    sha256 = digest(locate(checkpoint))
-    vae_facts = None if vae is None else {"name": _shown(vae), "sha256": digest(locate(vae))}
-    common = {
+    name: str,
+    sha256: str,
+    loras: Sequence[Mapping[str, Any]],
+    vae: Mapping[str, str] | None,
+) -> Callable[[str, int], str]:
+    """Return what makes the A1111 text of a picture from its prompt and seed."""
+    before = {
         "Steps": str(settings.steps),
         **_sampler(settings),
         "CFG scale": f"{settings.cfg:g}",
@@ -171,28 +182,28 @@ def _result(
     after = {
         "Size": f"{settings.width}x{settings.height}",
         "Model hash": sha256[:10],
-        "Model": Path(_shown(checkpoint)).stem,
-        **({"VAE hash": vae_facts["sha256"][:10], "VAE": vae_facts["name"]} if vae_facts else {}),
-        **(
-            {"Lora hashes": hashes([(Path(n).stem, d["autov3"]) for n, _, d in sums])}
-            if sums
-            else {}
-        ),
-        "Version": f"memcard {__version__}",
+        "Model": Path(name).stem,
     }
+    if vae:
+        after |= {"VAE hash": vae["sha256"][:10], "VAE": vae["name"]}
+    if loras:
+        after["Lora hashes"] = hashes([(Path(x["name"]).stem, x["autov3"]) for x in loras])
+    after["Version"] = f"memcard {__version__}"
+
+    def text(prompt: str, seed: int) -> str:
+        return write(Infotext(prompt, settings.negative, {**before, "Seed": str(seed), **after}))
+
+    return text
+
+
+def _described(
+    images: Sequence[Image], wanted: Sequence[tuple[str, int]], text: Callable[[str, int], str]
+) -> tuple[Picture, ...]:
     pictures = []
     for image, (prompt, seed) in zip(images, wanted, strict=True):
-        text = write(Infotext(prompt, settings.negative, {**common, "Seed": str(seed), **after}))
-        image.info["parameters"] = text
-        pictures.append(Picture(image, prompt, seed, text))
-    return Result(
-        *(tuple(pictures), _shown(checkpoint), sha256, architecture),
-        loras=tuple({"name": n, "strength": s, "sha256": d["sha256"]} for n, s, d in sums),
-        vae=vae_facts,
-        settings=settings,
-        load_seconds=loaded,
-        seconds=seconds,
-    )
+        image.info["parameters"] = text(prompt, seed)
+        pictures.append(Picture(image, prompt, seed, image.info["parameters"]))
+    return tuple(pictures)
 
 
 def _sampler(settings: Settings) -> dict[str, str]:
@@ -205,12 +216,18 @@ def _sampler(settings: Settings) -> dict[str, str]:
     }
 
 
-def _digests(ref: str | Path) -> Mapping[str, str]:
+def _lora_facts(ref: str | Path, strength: float) -> dict[str, Any]:
     path = locate(ref)
     checkpoint = open_file(path)
     found = digests_file(path, data_offset=getattr(checkpoint, "data_offset", None))
     checkpoint.close()
-    return {"autov3": found["sha256"][:12], **found}  # no header to leave out: of the whole file
+    return {
+        "name": _shown(ref),
+        "strength": strength,
+        "sha256": found["sha256"],
+        # A1111 names a LoRA by what follows its header; a .ckpt has none, so the whole file counts.
+        "autov3": found.get("autov3", found["sha256"][:12]),
+    }
 
 
 def _shown(ref: str | Path) -> str:
