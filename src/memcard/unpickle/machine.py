@@ -94,7 +94,7 @@ class Machine:
 
     def _refusal(self, *more: str) -> UnsafeError:
         faults = [*dict.fromkeys(self.unsafe), *more]
-        shown = "; ".join(faults[:8]) + ("; …" if len(faults) > 8 else "")
+        shown = "; ".join(f.rstrip(".") for f in faults[:8]) + ("; …" if len(faults) > 8 else "")
         return UnsafeError(
             f"{self.read.where}: asks the reader to run code: {shown}. Nothing was run. "
             "Do not load this file with other tools. Whole model objects are refused too: ask the "

@@ -25,6 +25,14 @@ def test_a_bare_pickle_that_asks_to_run_code_is_unsafe(protocol: int, tmp_path: 
     assert memcard.inspect(path).exit_code == 3
 
 
+def test_a_call_before_damage_is_still_unsafe(tmp_path: Path) -> None:
+    path = tmp_path / "x.bin"
+    path.write_bytes(b"cposix\nsystem\n(S'true'\ntR\xff\xff")
+
+    with pytest.raises(UnsafeError, match="system"):
+        open_file(path)
+
+
 def test_one_in_front_of_an_old_torch_file_is_unsafe(tmp_path: Path) -> None:
     path = tmp_path / "x.pt"
     torch.save({"a": torch.ones(2)}, path, _use_new_zipfile_serialization=False)
@@ -37,9 +45,17 @@ def test_one_in_front_of_an_old_torch_file_is_unsafe(tmp_path: Path) -> None:
         open_file(path)
 
 
-def test_text_is_not_taken_for_a_program(tmp_path: Path) -> None:
-    path = tmp_path / "notes.txt"
-    path.write_text("checkpoint\nfoo\n.")
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("notes.txt", "checkpoint\nfoo\n."),
+        ("vocab.bin", "cat\ndog\nbird\n"),
+        ("x.pt", "cat\ndog\n"),
+    ],
+)
+def test_text_is_not_taken_for_a_program(name: str, text: str, tmp_path: Path) -> None:
+    path = tmp_path / name
+    path.write_text(text)
 
     with pytest.raises(UnsupportedError):
         open_file(path)
