@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,10 +15,14 @@ from memcard.errors import DiskError
 _DISK_FAULTS = frozenset({errno.ENOSPC, errno.EIO, errno.EROFS, errno.EDQUOT, errno.EFBIG})
 
 
-def part_path(path: Path) -> Path:
-    """Name of the temporary sibling; the process id keeps two writers apart."""
+def _part_path(path: Path) -> Path:
+    """Return a new name for the temporary sibling; no two writers share one.
+
+    A process id alone would not do: in containers it is often the same, and a part that a killed
+    process left behind would then stop the next one.
+    """
     # os.replace is atomic only within one file system, so the part must be a sibling, not in /tmp.
-    return path.with_name(f".{path.name}.{os.getpid()}.part")
+    return path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
 
 
 def fsync_folder(folder: Path) -> None:
@@ -53,7 +58,7 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
     Raises:
         DiskError: the disk is full, read-only or failing; the old file is untouched.
     """
-    part = part_path(path)
+    part = _part_path(path)
     with disk_errors(path):
         try:
             with part.open("xb", buffering=0) as file:

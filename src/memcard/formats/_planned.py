@@ -19,7 +19,7 @@ from threading import Lock
 from types import TracebackType
 from typing import Self
 
-from memcard.core.atomic import disk_errors, part_path, replacing
+from memcard.core.atomic import disk_errors, replacing
 from memcard.core.checkpoint import Extent
 from memcard.core.tensors import Specs
 from memcard.errors import MismatchError, NotFoundError
@@ -55,7 +55,7 @@ class PlannedSink:
         self._planner, self._finish = plan, finish
         self._plan: Plan | None = None
         self._stack = ExitStack()
-        self._fd = -1
+        self._fd, self._part = -1, self.path
         self._written: dict[str, list[tuple[int, int]]] = {}
         self._lock = Lock()
 
@@ -66,7 +66,7 @@ class PlannedSink:
         plan = self._planner(specs, metadata)
         with disk_errors(self.path):
             file = self._stack.enter_context(replacing(self.path))
-            self._fd = file.fileno()
+            self._fd, self._part = file.fileno(), Path(file.name)
             _reserve(self._fd, self.path, plan.size)
             for offset, part in plan.fixed:
                 self._pwrite(memoryview(part), offset)
@@ -105,7 +105,7 @@ class PlannedSink:
     def crc32(self, offset: int, size: int) -> int:
         """Return the checksum of a part of the unfinished file, for a finisher; thread-safe."""
         crc, buffer = 0, memoryview(bytearray(min(size, _CRC_CHUNK)))
-        with part_path(self.path).open("rb", buffering=0) as file:
+        with self._part.open("rb", buffering=0) as file:
             file.seek(offset)
             while size:
                 n = file.readinto(buffer[: min(size, _CRC_CHUNK)])

@@ -36,6 +36,17 @@ def test_an_exception_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> No
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_what_a_killed_process_left_does_not_stop_the_next(tmp_path: Path) -> None:
+    path = tmp_path / "x.bin"
+    (tmp_path / f".x.bin.{os.getpid()}.part").write_bytes(b"left behind")
+
+    with replacing(path) as first, replacing(path) as second:
+        first.write(b"one")
+        second.write(b"two")
+
+    assert path.read_bytes() == b"one"
+
+
 def test_a_full_disk_becomes_a_disk_error_that_names_the_file(tmp_path: Path) -> None:
     path = tmp_path / "x.bin"
 
