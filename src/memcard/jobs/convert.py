@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal, Self, TypeAlias
+from typing import Any, Self
 
 from memcard.core.checkpoint import Checkpoint, Extent, Sink
 from memcard.core.progress import Listener, silent
@@ -15,7 +15,6 @@ from memcard.formats import format_for_suffix, sniff_file
 from memcard.jobs.resolve import locate, resolve
 from memcard.unpickle.nodes import shown
 
-Only: TypeAlias = Literal["unet", "vae", "text_encoder", "ema", "no-ema"]
 _COMPONENTS = ("unet", "vae", "text_encoder")
 _EMA = {"ema": "ema", "no-ema": "raw"}
 _DTYPES = {

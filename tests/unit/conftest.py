@@ -1,4 +1,5 @@
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -9,8 +10,13 @@ from memcard.jobs.resolve import resolve
 
 
 @pytest.fixture(scope="session")
-def twin(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Checkpoint]:
-    checkpoint = open_file(write_safetensors(tmp_path_factory.mktemp("sd1") / "twin.safetensors"))
+def twin_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_safetensors(tmp_path_factory.mktemp("sd1") / "twin.safetensors")
+
+
+@pytest.fixture(scope="session")
+def twin(twin_path: Path) -> Iterator[Checkpoint]:
+    checkpoint = open_file(twin_path)
     yield checkpoint
     checkpoint.close()
 
