@@ -11,10 +11,10 @@ from typing import Any
 
 from memcard.core.checkpoint import Checkpoint
 from memcard.core.progress import Listener, silent
-from memcard.errors import NotFoundError, UsageError
 from memcard.formats import format_for_suffix
 from memcard.jobs._lineage import Parent, metadata_of, published
-from memcard.jobs.resolve import checked_source, label, locate, open_source
+from memcard.jobs._output import refuse_output
+from memcard.jobs.resolve import checked_source, label, open_source
 from memcard.ops import OPS
 from memcard.recipes.bake import pour
 from memcard.recipes.execute import CHUNK, RecipeCheckpoint, Resolver, evaluate
@@ -97,7 +97,7 @@ def make(
     """
     out, crew = Path(out).expanduser(), threads or min(4, os.cpu_count() or 1)
     form = format_for_suffix(out)
-    _refuse_output(out, node, overwrite)
+    refuse_output(out, node, overwrite=overwrite)
     resolver: Resolver = (lambda s: checked_source(s, progress)) if check else open_source
     checkpoint = evaluate(node, resolver, OPS)
     try:
@@ -131,18 +131,6 @@ def _plan(node: Node, checkpoint: Checkpoint, out: Path, threads: int) -> Made:
         nonfinite=0,
         notes=tuple(checkpoint.notes),
     )
-
-
-def _refuse_output(out: Path, node: Node, overwrite: bool) -> None:
-    if not out.parent.is_dir():
-        raise NotFoundError(f"{out.parent}: no such folder. Make it first.")
-    if not out.exists():
-        return
-    for source in sources(node):
-        if out.samefile(locate(source.ref)):
-            raise UsageError(f"{out}: is an input of this recipe. Choose another name.")
-    if not overwrite:
-        raise UsageError(f"{out}: is there already. Choose another name, or allow overwriting.")
 
 
 def _parents(node: Node) -> Sequence[Parent]:

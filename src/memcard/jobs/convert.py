@@ -10,9 +10,10 @@ from typing import Any, Self
 from memcard.core.checkpoint import Checkpoint, Extent, Sink
 from memcard.core.progress import Listener, silent
 from memcard.core.tensors import Specs
-from memcard.errors import MismatchError, NotFoundError, UsageError
+from memcard.errors import MismatchError, UsageError
 from memcard.formats import format_for_suffix, sniff_file
-from memcard.jobs.resolve import locate, resolve
+from memcard.jobs._output import refuse_output
+from memcard.jobs.resolve import locate, node_for, resolve
 from memcard.unpickle.nodes import shown
 
 _COMPONENTS = ("unet", "vae", "text_encoder")
@@ -94,7 +95,7 @@ def convert(
 
     source, out = locate(src), Path(dst).expanduser()
     form = format_for_suffix(out)
-    _refuse_output(source, out, overwrite)
+    refuse_output(out, node_for(source, digests=False), overwrite=overwrite)
     opened = resolve(src)
     try:
         whole = _without_training(opened)
@@ -163,17 +164,6 @@ class _Guarded:
 
 def _nothing_to_check() -> None:
     pass
-
-
-def _refuse_output(source: Path, out: Path, overwrite: bool) -> None:
-    if not out.parent.is_dir():
-        raise NotFoundError(f"{out.parent}: no such folder. Make it first.")
-    if not out.exists():
-        return
-    if out.samefile(source):
-        raise UsageError(f"{out}: is the source itself. Choose another name.")
-    if not overwrite:
-        raise UsageError(f"{out}: is there already. Choose another name, or allow overwriting.")
 
 
 def _without_training(checkpoint: Checkpoint) -> Checkpoint:

@@ -13,6 +13,7 @@ from memcard.core.tensors import DTYPES, Spec
 from memcard.errors import IntegrityError, MismatchError, NotFoundError, UsageError
 from memcard.formats import format_for_suffix, open_file
 from memcard.jobs.convert import convert
+from memcard.jobs.resolve import locate, names
 
 TIED = b"\x80\x02}(" + text("a") + tensor("0", [4], [1]) + text("b") + tensor("0", [4], [1]) + b"u."
 
@@ -86,7 +87,7 @@ def test_existing_files_and_the_source_are_kept(tmp_path: Path) -> None:
 
     with pytest.raises(UsageError, match="is there already"):
         convert(source, other)
-    with pytest.raises(UsageError, match="is the source itself"):
+    with pytest.raises(UsageError, match="is an input of this very job"):
         convert(source, tmp_path / "link.ckpt", overwrite=True)
     with pytest.raises(NotFoundError, match="no such folder"):
         convert(source, tmp_path / "none" / "b.safetensors")
@@ -159,3 +160,19 @@ def test_a_source_that_changes_meanwhile_gives_no_file(tmp_path: Path) -> None:
         convert(source, tmp_path / "b.safetensors", progress=meddle)
 
     assert list(tmp_path.iterdir()) == [source]
+
+
+def test_the_base_of_a_delta_is_an_input_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    style = next(n for n in names() if "/finetune_" in n)
+    base, delta = tmp_path / "base.safetensors", tmp_path / "style.safetensors"
+    base.write_bytes(before := locate("starter").read_bytes())
+    delta.write_bytes(locate(style).read_bytes())
+    # Without the starter's own base the one beside the delta is found.
+    monkeypatch.setattr("memcard.jobs.resolve.starter_folder", lambda: tmp_path)
+
+    with pytest.raises(UsageError, match="is an input of this very job"):
+        convert(delta, base, overwrite=True)
+
+    assert base.read_bytes() == before
