@@ -16,9 +16,8 @@ class Limits:
     pickle_nodes: int = 2_000_000
     nesting: int = 64
     zip_members: int = 1_000_000
-    expanded_view_bytes: int = (
-        64 << 20
-    )  # a stride-0 view may be larger than its storage, up to this
+    # a stride-0 view may be larger than its storage, up to this
+    expanded_view_bytes: int = 64 << 20
 
 
 DEFAULT = Limits()
