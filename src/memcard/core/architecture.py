@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, TypeAlias, runtime_checkable
 
 from memcard.core.tensors import Specs
 
@@ -15,6 +15,65 @@ class Evidence:
 
     reasons: tuple[str, ...]  # one fact each, e.g. "attn2.to_k is 768 wide: CLIP-L"
     components: tuple[str, ...] = ()  # those that are there: unet, vae, text_encoder
+
+
+Kind: TypeAlias = Literal[
+    "checkpoint",  # a denoiser with more beside it: what one loads to generate
+    "denoiser",  # a bare UNet or transformer
+    "vae",
+    "text_encoder",
+    "image_encoder",
+    "lora",
+    "embedding",
+    "controlnet",
+    "motion_module",
+    "training",  # mostly optimizer state and counters
+    "unknown",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Component:
+    """One part of a checkpoint."""
+
+    parameters: int
+    nbytes: int
+    dtypes: Mapping[str, int]  # dtype to bytes, the largest share first
+    what: str | None = None  # such as "CLIP-L, 12 layers" or "KL autoencoder, 16 channels"
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """What a checkpoint is, on what evidence; from names, shapes and metadata alone.
+
+    Attributes:
+        kind: what sort of file.
+        architecture: name of the family; None if unknown or ambiguous. Also set for a LoRA, VAE or
+            ControlNet when the family it is made for can be told.
+        candidates: every family that fits; more than one is an ambiguity.
+        variant: within the family, such as ``inpainting``, ``schnell``, ``image to video 14B``.
+        dialect: whose names the tensors have: ``ldm``, ``diffusers``, ``kohya``, ``peft``…
+        evidence: one fact each, for family, variant, kind and dialect.
+        components: those that are there, the denoiser first.
+        missing: what generating needs that is not in the file, such as ``text encoder: T5-XXL``.
+        prediction: ``epsilon``, ``v_prediction``, ``flow``, ``edm``; None if nothing tells.
+        prediction_evidence: what tells it; also zero-terminal-SNR markers.
+        ema: EMA weights lie beside the raw ones.
+        quantization: such as ``GGUF Q4_K, Q6_K`` or ``scaled fp8``; None if there is none.
+    """
+
+    kind: Kind = "unknown"
+    architecture: str | None = None
+    candidates: tuple[str, ...] = ()
+    variant: str | None = None
+    dialect: str | None = None
+    evidence: tuple[str, ...] = ()
+    components: Mapping[str, Component] = field(default_factory=dict)
+    missing: tuple[str, ...] = ()
+    prediction: str | None = None
+    prediction_evidence: tuple[str, ...] = ()
+    ema: bool = False
+    quantization: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

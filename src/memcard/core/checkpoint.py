@@ -103,8 +103,17 @@ class Format(Protocol):
         """Tell from the first 4 KiB whether this format should try to open the file."""
         ...
 
-    def open(self, path: Path) -> Checkpoint:
+    def sniff_folder(self, names: frozenset[str]) -> bool:
+        """Tell from the names in a folder whether this format should try to open it."""
+        ...
+
+    def open(self, path: Path, *, salvage: bool = False) -> Checkpoint:
         """Open for reading.
+
+        Args:
+            path: the file, or the folder if ``sniff_folder`` took it.
+            salvage: read the tensors of a file that asks to run code. Nothing is run then either;
+                what the program would have made of them is lost.
 
         Raises:
             UnsafeError, CorruptError, UnsupportedError: the only errors that leave a reader,

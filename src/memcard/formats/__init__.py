@@ -15,8 +15,12 @@ FORMATS: Registry[Format] = Registry("memcard.formats")
 HEAD = 4096  # bytes a format may look at to recognise itself
 
 
-def open_file(path: str | os.PathLike[str]) -> Checkpoint:
+def open_file(path: str | os.PathLike[str], *, salvage: bool = False) -> Checkpoint:
     """Open a checkpoint by its content; reads headers only.
+
+    Args:
+        path: a file, or a folder that is one checkpoint.
+        salvage: list the tensors of a file that asks to run code; nothing is run.
 
     Raises:
         NotFoundError: there is no such file.
@@ -28,7 +32,7 @@ def open_file(path: str | os.PathLike[str]) -> Checkpoint:
     head = _head(path)
     for name in FORMATS:
         if FORMATS[name].sniff(head):
-            return FORMATS[name].open(path)
+            return FORMATS[name].open(path, salvage=salvage)
     refuse_hostile(path, head)
     raise UnsupportedError(f"{path}: {describe(head)}")
 

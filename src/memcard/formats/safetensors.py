@@ -265,7 +265,11 @@ class _Format:
             return False
         return head[_LENGTH:].removeprefix(b"\xef\xbb\xbf").lstrip()[:1] == b"{"
 
-    def open(self, path: Path) -> Safetensors:
+    def sniff_folder(self, names: frozenset[str]) -> bool:
+        """Never: this format is one file."""
+        return False
+
+    def open(self, path: Path, *, salvage: bool = False) -> Safetensors:
         """Read the header."""
         with Source(path) as source:
             return Safetensors(source)

@@ -271,7 +271,11 @@ class _Format:
         """A zip archive; which kind shows only its directory."""
         return head.startswith(b"PK\x03\x04")
 
-    def open(self, path: Path) -> TorchZip:
+    def sniff_folder(self, names: frozenset[str]) -> bool:
+        """Never: this format is one file."""
+        return False
+
+    def open(self, path: Path, *, salvage: bool = False) -> TorchZip:
         """Read the directory and interpret the program."""
         with Source(path) as source:
             return TorchZip(source)

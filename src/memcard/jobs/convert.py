@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Self
 
-from memcard.core.checkpoint import Checkpoint, Extent, Sink
+from memcard.core.checkpoint import Checkpoint, Sink
 from memcard.core.progress import Listener, silent
-from memcard.core.tensors import Specs
+from memcard.core.views import Part
 from memcard.errors import MismatchError, UsageError
 from memcard.formats import format_for_suffix, sniff_file
 from memcard.jobs._output import refuse_output
@@ -118,29 +118,6 @@ def convert(
     )
 
 
-class _Part:
-    """Some tensors of a checkpoint, as a checkpoint."""
-
-    def __init__(self, whole: Checkpoint, names: Iterable[str]) -> None:
-        self._whole = whole
-        self.specs: Specs = {name: whole.specs[name] for name in names}
-        self.format = whole.format
-        self.metadata = whole.metadata
-        self.notes = whole.notes
-
-    def read(self, name: str) -> memoryview:
-        return self._whole.read(name)
-
-    def readinto(self, name: str, into: memoryview, offset: int = 0) -> None:
-        self._whole.readinto(name, into, offset)
-
-    def extent(self, name: str) -> Extent | None:
-        return self._whole.extent(name)
-
-    def close(self) -> None:
-        self._whole.close()
-
-
 class _Guarded:
     """A sink that keeps its file only if ``check`` passes after the last byte."""
 
@@ -170,7 +147,7 @@ def _without_training(checkpoint: Checkpoint) -> Checkpoint:
     training = frozenset(getattr(checkpoint, "training_state", ()))
     if not training:
         return checkpoint
-    return _Part(checkpoint, (name for name in checkpoint.specs if name not in training))
+    return Part(checkpoint, (name for name in checkpoint.specs if name not in training))
 
 
 def _select(checkpoint: Checkpoint, only: str | None) -> Checkpoint:
@@ -193,7 +170,7 @@ def _select(checkpoint: Checkpoint, only: str | None) -> Checkpoint:
     names = [name for name in checkpoint.specs if family.component(name) == only]
     if not names:
         raise MismatchError(f"the checkpoint ({family.title}) holds no {only}.")
-    return _Part(checkpoint, names)
+    return Part(checkpoint, names)
 
 
 def _cast(checkpoint: Checkpoint, dtype: str | None) -> Checkpoint:

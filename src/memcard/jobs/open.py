@@ -2,41 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Self
 
-from memcard.core.checkpoint import Checkpoint, Extent
-from memcard.core.tensors import Specs
+from memcard.core.views import View
 from memcard.jobs.resolve import resolve
 
 
-class Opened:
+class Opened(View):
     """A checkpoint that also knows its family. Closes at the end of a ``with`` block."""
-
-    def __init__(self, checkpoint: Checkpoint) -> None:
-        self._checkpoint = checkpoint
-
-    @property
-    def format(self) -> str:
-        """Name of the format, or ``recipe``."""
-        return self._checkpoint.format
-
-    @property
-    def specs(self) -> Specs:
-        """Name to dtype and shape, in file order."""
-        return self._checkpoint.specs
-
-    @property
-    def metadata(self) -> Mapping[str, str]:
-        """Free text the checkpoint carries about itself."""
-        return self._checkpoint.metadata
-
-    @property
-    def notes(self) -> Sequence[str]:
-        """What a careful user should know; one sentence each."""
-        return self._checkpoint.notes
 
     @cached_property
     def architecture(self) -> str | None:
@@ -45,22 +20,6 @@ class Opened:
 
         found = detect(self.specs)
         return found[0] if found else None
-
-    def read(self, name: str) -> memoryview:
-        """Return one tensor: little-endian, row-major, read-only bytes."""
-        return self._checkpoint.read(name)
-
-    def readinto(self, name: str, into: memoryview, offset: int = 0) -> None:
-        """Fill ``into`` with the bytes of one tensor that start at ``offset``."""
-        self._checkpoint.readinto(name, into, offset)
-
-    def extent(self, name: str) -> Extent | None:
-        """Where the bytes lie as they are; None if nowhere."""
-        return self._checkpoint.extent(name)
-
-    def close(self) -> None:
-        """Give back the file handle."""
-        self._checkpoint.close()
 
     def __enter__(self) -> Self:
         return self
