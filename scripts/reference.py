@@ -14,7 +14,6 @@ from memcard.errors import MemcardError
 DOCS = Path(__file__).parent.parent / "docs" / "reference"
 SHELVES = {
     "formats": "File formats",
-    "architectures": "Model families",
     "ops": "Operations of a recipe",
     "generation.samplers": "Samplers",
 }
@@ -56,6 +55,37 @@ def shelves_page() -> str:
     return "\n".join(parts)
 
 
+def families_page() -> str:
+    """Return what is known about each model family, from the files of the shelf."""
+    parts = ["# Model families\n", "_Generated from the code by `scripts/reference.py`._\n"]
+    parts += [
+        "What `memcard inspect` recognises, by names and shapes alone: whole checkpoints, bare denoisers, under every usual",
+        "prefix, in the layout of the authors and in that of diffusers.\n",
+        "| name | family | makes | variants | text encoders | VAE | predicts |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    registry: Registry[object] = Registry("memcard.architectures")
+    for name in registry:
+        family = registry[name]
+        variants = "; ".join(variant.name for variant in getattr(family, "variants", ()))
+        encoders = ", ".join(getattr(family, "text_encoders", ()))
+        cells = [
+            f"`{name}`",
+            _linked(getattr(family, "title", ""), getattr(family, "source", "")),
+            getattr(family, "modality", "image"),
+            variants,
+            encoders,
+            getattr(family, "vae", None) or "",
+            getattr(family, "prediction", None) or "",
+        ]
+        parts.append("| " + " | ".join(cells) + " |")
+    return "\n".join([*parts, ""])
+
+
+def _linked(title: str, source: str) -> str:
+    return f"[{title}]({source})" if source.startswith("https://") else title
+
+
 def errors_page() -> str:
     """Return the exit codes, from the exceptions themselves."""
     parts = ["# Errors and exit codes\n", "_Generated from the code by `scripts/reference.py`._\n"]
@@ -73,7 +103,12 @@ def _tree(error: type[MemcardError]) -> list[type[MemcardError]]:
 
 def main() -> int:
     """Write the pages, or compare them."""
-    pages = {"cli.md": cli_page(), "plugins.md": shelves_page(), "errors.md": errors_page()}
+    pages = {
+        "cli.md": cli_page(),
+        "plugins.md": shelves_page(),
+        "families.md": families_page(),
+        "errors.md": errors_page(),
+    }
     stale = [
         name
         for name, text in pages.items()

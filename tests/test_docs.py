@@ -3,11 +3,13 @@
 import re
 import subprocess
 import sys
+from dataclasses import Field, fields
 from pathlib import Path
 
 import pytest
 
 from memcard.cli.app import COMMANDS
+from memcard.core.limits import DEFAULT, Limits
 from memcard.core.registry import Registry
 
 ROOT = Path(__file__).parent.parent
@@ -32,11 +34,23 @@ def test_every_command_is_in_a_guide_or_the_readme(command: str) -> None:
     )
 
 
-@pytest.mark.parametrize("shelf", ["formats", "architectures", "ops", "generation.samplers"])
+@pytest.mark.parametrize("shelf", ["formats", "ops", "generation.samplers"])
 def test_every_plugin_is_in_the_docs_outside_the_reference(shelf: str) -> None:
     prose = "\n".join(text for name, text in PAGES.items() if not name.startswith("reference/"))
 
     assert [name for name in Registry[object](f"memcard.{shelf}") if f"`{name}`" not in prose] == []
+
+
+def test_every_family_is_on_its_page_with_what_it_needs() -> None:
+    rows = [row for row in PAGES["reference/families.md"].splitlines() if row.startswith("| `")]
+
+    assert {row.split("`")[1] for row in rows} == set(Registry[object]("memcard.architectures"))
+    assert all(row.count(" | ") == 6 for row in rows)
+
+
+@pytest.mark.parametrize("field", fields(Limits), ids=lambda field: field.name)
+def test_every_limit_is_in_its_specification_with_its_value(field: Field[int]) -> None:
+    assert f"| `{field.name}` | {getattr(DEFAULT, field.name):,} |" in PAGES["spec/limits.md"]
 
 
 def test_every_page_is_in_the_navigation() -> None:

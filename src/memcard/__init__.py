@@ -14,12 +14,25 @@ if TYPE_CHECKING:
     from memcard import errors
     from memcard.jobs.bake import bake
     from memcard.jobs.convert import convert
+    from memcard.jobs.diff import diff
     from memcard.jobs.generate import generate
     from memcard.jobs.inspect import inspect
+    from memcard.jobs.load import load
     from memcard.jobs.merge import merge
     from memcard.jobs.open import open  # noqa: A004  # the contract's name
 
-__all__ = ["__version__", "bake", "convert", "errors", "generate", "inspect", "merge", "open"]
+__all__ = [
+    "__version__",
+    "bake",
+    "convert",
+    "diff",
+    "errors",
+    "generate",
+    "inspect",
+    "load",
+    "merge",
+    "open",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -7,7 +7,7 @@ import pickle
 import struct
 from collections.abc import Callable
 
-from fixtures.torch_archive import name, pack, stack_name, text
+from fixtures.torch_archive import name, stack_name, text
 
 Program = Callable[[str], bytes]
 EMPTY = b"\x80\x02}."
@@ -188,55 +188,5 @@ class _Reduced:
         return os.system, (f"touch '{self.marker}'",)  # noqa: TID251
 
 
-def _evil(marker: str) -> bytes:
+def evil(marker: str) -> bytes:
     return b"\x80\x02" + system(marker) + b"."
-
-
-def _archive(*members: tuple[str, bytes]) -> bytes:
-    return pack([*members, ("archive/version", b"3\n")])
-
-
-def _renamed_local(marker: str) -> bytes:
-    """The directory says ``notes.txt``, the local header ``data.pkl``: a streaming reader believes it."""
-    both = _archive(("archive/nota.pkl", _evil(marker)), ("archive/data.pkl", EMPTY))
-    return both.replace(b"archive/nota.pkl", b"archive/data.pkl", 1)
-
-
-def _hidden_local(marker: str) -> bytes:
-    """A whole archive before the archive: only the second is in the directory that counts."""
-    return _archive(("archive/data.pkl", _evil(marker))) + _archive(("archive/data.pkl", EMPTY))
-
-
-def _hidden_in_gap(marker: str) -> bytes:
-    """A member that only its own local header knows, between the members and the directory."""
-    honest = _archive(("archive/data.pkl", EMPTY))
-    hidden = pack([("archive/data.pkl", _evil(marker))])
-    local = hidden[: hidden.index(b"PK\x01\x02")]
-    start = honest.index(b"PK\x01\x02")
-    end = honest.rindex(b"PK\x05\x06")
-    moved = honest[end : end + 16] + struct.pack("<I", start + len(local)) + honest[end + 20 :]
-    return honest[:start] + local + honest[start:end] + moved
-
-
-# Containers that two readers read differently; the word says which careless reader runs the payload.
-CONTAINERS: dict[str, tuple[str, Program]] = {
-    "two_programs_last_evil": (
-        "zipfile",
-        lambda m: _archive(("archive/data.pkl", EMPTY), ("archive/data.pkl", _evil(m))),
-    ),
-    "two_programs_first_evil": (
-        "first",
-        lambda m: _archive(("archive/data.pkl", _evil(m)), ("archive/data.pkl", EMPTY)),
-    ),
-    "two_roots": (
-        "zipfile",
-        lambda m: _archive(("archive/data.pkl", EMPTY), ("other/data.pkl", _evil(m))),
-    ),
-    "local_header_differs": ("stream", _renamed_local),
-    "archive_before_the_archive": ("stream", _hidden_local),
-    "member_outside_the_directory": ("stream_all", _hidden_in_gap),
-    "program_after_stop": (
-        "repeat",
-        lambda m: _archive(("archive/data.pkl", EMPTY + _evil(m))),
-    ),
-}

@@ -1,78 +1,15 @@
-"""No route into a torch file makes memcard run anything; each is shown to fire elsewhere."""
+"""What a refusal says about a program, and what is no code although it looks like it."""
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-from attacks.routes import CONTAINERS, PROGRAMS
-from fixtures.torch_archive import ONE_DATA, write_archive
-from memcard.errors import CorruptError, UnsafeError
+from attacks.routes import call
+from fixtures.torch_archive import name, text, write_archive
+from memcard.errors import UnsafeError
 from memcard.formats import open_file
-from memcard.jobs.inspect import inspect
-
-CARELESS = Path(__file__).with_name("careless.py")
-
-
-def careless(reader: str, *files: Path) -> str:
-    done = subprocess.run(
-        [sys.executable, str(CARELESS), reader, *map(str, files)],
-        capture_output=True,
-        text=True,
-        check=True,
-        timeout=120,
-    )
-    return done.stderr
-
-
-def forge(folder: Path, route: str) -> tuple[Path, Path]:
-    marker = folder / f"{route}.fired"
-    program = b"\x80\x02" + PROGRAMS[route](str(marker)) + b"."
-    return write_archive(folder / f"{route}.ckpt", program, ONE_DATA), marker
-
-
-@pytest.fixture(scope="module")
-def live(tmp_path_factory: pytest.TempPathFactory) -> tuple[frozenset[str], str]:
-    folder = tmp_path_factory.mktemp("live")
-    forged = {route: forge(folder, route) for route in PROGRAMS}
-    errors = careless("zipfile", *(file for file, _ in forged.values()))
-    return frozenset(r for r, (_, marker) in forged.items() if marker.exists()), errors
-
-
-@pytest.mark.parametrize("route", PROGRAMS)
-def test_the_payload_is_live_and_memcard_refuses_it(
-    route: str, live: tuple[frozenset[str], str], tmp_path: Path
-) -> None:
-    fired, errors = live
-    assert route in fired, errors
-    file, marker = forge(tmp_path, route)
-
-    with pytest.raises(UnsafeError) as caught:
-        open_file(file)
-
-    assert not marker.exists()
-    assert str(file) in str(caught.value)
-    assert any(" at byte " in fault for fault in caught.value.faults)
-    assert inspect(file).verdict == "unsafe"
-    assert not marker.exists()
-
-
-@pytest.mark.parametrize("route", CONTAINERS)
-def test_the_container_trick_is_live_and_memcard_refuses_it(route: str, tmp_path: Path) -> None:
-    reader, make = CONTAINERS[route]
-    marker, file = tmp_path / "fired", tmp_path / f"{route}.ckpt"
-    file.write_bytes(make(str(marker)))
-    errors = careless(reader, file)
-    assert marker.exists(), errors
-    marker.unlink()
-
-    with pytest.raises(CorruptError):
-        open_file(file)
-
-    assert not marker.exists()
 
 
 def test_every_bad_name_is_reported_with_its_place(tmp_path: Path) -> None:
@@ -102,3 +39,41 @@ def test_a_string_that_names_code_stays_a_string(tmp_path: Path) -> None:
     checkpoint = open_file(write_archive(tmp_path / "x.ckpt", program))
 
     assert checkpoint.metadata == {"epoch": "3"}
+
+
+SETTINGS = name("transformers.training_args", "TrainingArguments")
+INDIRECT = {
+    "rebuild_from_type": call(
+        name("torch._tensor", "_rebuild_from_type_v2"),
+        *(SETTINGS, name("builtins", "int"), text("x") + b"\x85", b"}"),
+    ),
+    "copyreg": call(name("copyreg", "_reconstructor"), SETTINGS, SETTINGS, text("x")),
+    "numpy_generator": call(name("numpy.random._pickle", "__generator_ctor"), text("x"), SETTINGS),
+    "numpy_bit_generator": call(name("numpy.random._pickle", "__bit_generator_ctor"), SETTINGS),
+    "reduce": call(SETTINGS, text("x")),
+    "obj": b"(" + SETTINGS + text("x") + b"o",
+    "inst": b"(" + text("x") + b"itransformers.training_args\nTrainingArguments\n",
+    "new_class": name("builtins", "type")
+    + b"("
+    + text("X")
+    + name("builtins", "dict")
+    + b"\x85}t\x81",
+}
+
+
+@pytest.mark.parametrize("route", INDIRECT)
+def test_a_class_that_may_only_be_named_is_not_called(route: str, tmp_path: Path) -> None:
+    """Settings objects set up devices when they are made; known functions would call them."""
+    program = b"\x80\x02}" + text("x") + INDIRECT[route] + b"s."
+
+    with pytest.raises(UnsafeError):
+        open_file(write_archive(tmp_path / "x.ckpt", program))
+
+
+def test_the_same_class_may_be_named_and_made_bare(tmp_path: Path) -> None:
+    bare = SETTINGS + b")\x81}" + text("lr") + b"K\x01sb"
+    program = b"\x80\x02}" + text("args") + bare + b"s" + text("kind") + SETTINGS + b"s."
+
+    checkpoint = open_file(write_archive(tmp_path / "x.ckpt", program))
+
+    assert any("TrainingArguments" in note for note in checkpoint.notes)

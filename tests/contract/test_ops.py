@@ -36,6 +36,7 @@ def lora(seed):
 
 INPUTS = {
     "identity": ([base(1)], {}),
+    "dequantize": ([base(1)], {}),  # with blocks: tests/unit/ops/test_dequantize.py
     "cast": ([base(1)], {"dtype": "BF16"}),
     "weighted_average": ([base(1), base(2)], {"weights": [0.7, 0.3]}),
     "lora_bake": ([base(1), lora(2), lora(3)], {"strengths": [0.8, -0.5]}),

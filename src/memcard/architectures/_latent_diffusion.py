@@ -1,22 +1,20 @@
-"""A family of Latent Diffusion single files: UNet, KL autoencoder, CLIP text encoder.
+"""A family of Latent Diffusion single files that memcard can run: UNet, KL autoencoder, CLIP.
 
-One class reads them all; a family is a rule over the outline of its UNet plus numbers that no shape
-tells (heads, norm groups, latent scale).
+Known by signs as every family; on top come the places of its tensors in diffusers' models and the
+numbers that no shape tells (heads, norm groups, latent scale).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any, TypeAlias
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
 
 from memcard.architectures import _clip, _unet, _vae
-from memcard.architectures._clip import TextEncoder
-from memcard.architectures._unet import UNet
-from memcard.core.architecture import Defaults, Evidence, Target
+from memcard.architectures._family import Family
+from memcard.architectures._names import EMA_PREFIXES, Names
+from memcard.core.architecture import Evidence, Target
 from memcard.core.tensors import Specs
-
-Rule: TypeAlias = Callable[[UNet, TextEncoder | None], tuple[str, ...] | None]
 
 _STARTS = {
     "unet": (*_unet.PREFIXES[:-1], "input_blocks.", "middle_block.", "output_blocks.",
@@ -28,14 +26,10 @@ _STARTS = {
 }  # fmt: skip
 
 
-@dataclass(frozen=True, slots=True)
-class LatentDiffusion:
-    """What one family is: its rule, its numbers, its defaults."""
+@dataclass(frozen=True, kw_only=True)
+class LatentDiffusion(Family):
+    """A family that runs, and its numbers."""
 
-    title: str
-    source: str
-    defaults: Defaults
-    rule: Rule
     heads: int  # of the UNet's attentions
     groups: int  # of the UNet's norms
     vae_groups: int
@@ -44,17 +38,27 @@ class LatentDiffusion:
 
     def detect(self, specs: Specs) -> Evidence | None:
         """Tell from names and shapes alone whether this family fits; None if not."""
-        unet, text = _unet.outline(specs), _clip.outline(specs)
-        reasons = self.rule(unet, text) if unet else None
-        if reasons is None:
+        names = Names.of(specs)
+        evidence = super().detect(names)
+        if evidence is None or evidence.dialect != self.dialect or evidence.root in EMA_PREFIXES:
+            return evidence
+        unet = _unet.outline(names.root(evidence.root).specs)
+        text = _clip.outline(names)
+        if unet is None or (text and text.width != unet.cross):
             return None
-        parts = {"unet": unet, "vae": _vae.outline(specs), "text_encoder": text}
+        parts = {"unet": unet, "vae": _vae.outline(names), "text_encoder": text}
         there = tuple(name for name, part in parts.items() if part)
-        return Evidence((*reasons, f"holds {', '.join(there)}"), there)
+        more = [f"{text.prefix}* has {text.layers} layers, {text.width} wide"] if text else []
+        return replace(evidence, reasons=(*evidence.reasons, *more), components=there)
 
     def component(self, name: str) -> str | None:
         """Return ``unet``, ``vae`` or ``text_encoder`` for a tensor name; None if it is none."""
         return next((part for part, starts in _STARTS.items() if name.startswith(starts)), None)
+
+    def runs(self, specs: Specs, evidence: Evidence) -> bool:
+        """Whether memcard can generate with such a file: the plain model, under its own names."""
+        plain = evidence.dialect == self.dialect and evidence.variant is None
+        return plain and _unet.outline(specs) is not None
 
     def targets(self, specs: Specs) -> Mapping[str, Target]:
         """Map tensor names of a file to places in the diffusers components; the rest is left out.

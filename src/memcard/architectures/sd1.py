@@ -1,6 +1,6 @@
 """Stable Diffusion 1.x and its fine-tunes and merges, as single files.
 
-Known by the skeleton of the UNet, not by its width, so that small twins for tests are found too.
+Known by the skeleton of the UNet; small twins for tests are found too, unknown widths are not.
 
 Source: CompVis stable-diffusion, ``configs/stable-diffusion/v1-inference.yaml``; diffusers'
 ``stable-diffusion-v1-5`` configs for heads, betas and ``steps_offset``.
@@ -8,36 +8,53 @@ Source: CompVis stable-diffusion, ``configs/stable-diffusion/v1-inference.yaml``
 
 from __future__ import annotations
 
-from memcard.architectures._clip import TextEncoder
+from memcard.architectures._family import Variant, has, lacks, rank, width
 from memcard.architectures._latent_diffusion import LatentDiffusion
-from memcard.architectures._unet import UNet
+from memcard.architectures._unet_signs import CONSISTENCY, FIRST, depth, diffusers, ldm, text
 from memcard.core.architecture import Defaults
 
-_ATTENTION = (True, True, True, False)
-_CLIP_L = 768
-_CLIP_LAYERS = 12
-_OTHERS = {1024: "SD 2", 1280: "the SDXL refiner", 2048: "SDXL"}
-
-
-def _rule(unet: UNet, text: TextEncoder | None) -> tuple[str, ...] | None:
-    shape = (unet.in_channels, unet.attention, unet.layers, unet.depth)
-    if shape != (4, _ATTENTION, 2, 1) or unet.labels or unet.linear or unet.cross in _OTHERS:
-        return None
-    if text and (text.width != unet.cross or text.layers != _CLIP_LAYERS):
-        return None
-    known = "CLIP-L" if unet.cross == _CLIP_L else "a narrow twin (CLIP-L has 768)"
-    return (
-        f"{unet.prefix}input_blocks.0.0 takes 4 channels: text to image, no inpainting",
-        "attention at the first three of four resolutions, one layer deep, 1x1 convolutions around",
-        f"attn2.to_k is {unet.cross} wide: {known}",
-        "no label_emb: not SDXL",
-        *([f"{text.prefix}* has {_CLIP_LAYERS} layers: CLIP-L"] if text else []),
-    )
-
+_KERNELS = "1x1 convolutions around attention: not SD 2"
+_FUSER = (
+    "input_blocks.1.1.transformer_blocks.0.fuser.",
+    "down_blocks.0.attentions.0.transformer_blocks.0.fuser.",
+)
 
 PLUGIN = LatentDiffusion(
     title="Stable Diffusion 1.x",
     source="https://github.com/CompVis/stable-diffusion",
+    denoiser="unet",
+    dialect="ldm",
+    original=(
+        *ldm(4),
+        text("input_blocks.1.1", 768, "CLIP-L"),
+        depth("input_blocks.1.1", 1),
+        rank("input_blocks.1.1.proj_in.weight", 4, says=_KERNELS),
+        lacks("label_emb.", says="not SDXL"),
+        lacks("input_blocks.10.1."),
+    ),
+    diffusers=(
+        *diffusers(4),
+        text("down_blocks.0.attentions.0", 768, "CLIP-L"),
+        depth("down_blocks.0.attentions.0", 1),
+        rank("down_blocks.0.attentions.0.proj_in.weight", 4, says=_KERNELS),
+        lacks("add_embedding.", "class_embedding.", "encoder_hid_proj.", says="not SDXL"),
+        lacks("down_blocks.3.attentions."),
+    ),
+    variants=(
+        Variant("inpainting", (width(FIRST, 1, 9, says="picture, mask and masked picture"),)),
+        Variant("instruct-pix2pix", (width(FIRST, 1, 8, says="a picture beside the noise"),)),
+        Variant("latent consistency", (has(*CONSISTENCY, says="is told the guidance scale"),)),
+        Variant("GLIGEN", (has(*_FUSER, says="boxes beside the prompt"),)),
+        Variant(
+            "AnimateDiff inside",
+            (has("down_blocks.0.motion_modules.", says="moves"),),
+            modality="video",
+        ),
+    ),
+    text_encoders=("CLIP-L",),
+    vae="SD or SDXL, 4 channels",
+    tokenizers=("clip",),
+    prediction="epsilon",
     defaults=Defaults(
         steps=20,
         cfg=7.0,
@@ -60,7 +77,6 @@ PLUGIN = LatentDiffusion(
             },
         },
     ),
-    rule=_rule,
     heads=8,
     groups=32,
     vae_groups=32,

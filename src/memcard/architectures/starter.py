@@ -5,31 +5,32 @@ Source: ``docs/starter.md`` and ``docs/spec/starter.md``.
 
 from __future__ import annotations
 
-from memcard.architectures._clip import TextEncoder
+from memcard.architectures._family import count, has, lacks, width
 from memcard.architectures._latent_diffusion import LatentDiffusion
-from memcard.architectures._unet import UNet
 from memcard.core.architecture import Defaults
-
-_ATTENTION = (False, True, True)
-
-
-def _rule(unet: UNet, text: TextEncoder | None) -> tuple[str, ...] | None:
-    shape = (unet.in_channels, unet.attention, unet.layers, unet.depth, unet.cross)
-    if shape != (16, _ATTENTION, 1, 1, 128) or unet.labels or unet.linear:
-        return None
-    if text and text.width != unet.cross:
-        return None
-    return (
-        f"{unet.prefix}input_blocks.0.0 takes 16 channels",
-        "three resolutions with one resnet each, attention at the two coarser ones",
-        "attn2.to_k is 128 wide: the starter's own text encoder",
-        *([f"{text.prefix}* reads {text.length} tokens"] if text else []),
-    )
-
 
 PLUGIN = LatentDiffusion(
     title="memcard starter",
     source="docs/spec/starter.md",
+    denoiser="unet",
+    dialect="ldm",
+    original=(
+        width("input_blocks.0.0.weight", 1, 16),
+        count("output_blocks.{}.0.in_layers.0.weight", 6),
+        count("input_blocks.{}.0.op.weight", 2, says="three resolutions, one resnet each"),
+        lacks("input_blocks.1.1.", says="attention at the two coarser resolutions"),
+        has("input_blocks.5.1.proj_in.weight"),
+        width(
+            "input_blocks.3.1.transformer_blocks.0.attn2.to_k.weight",
+            *(1, 128),
+            says="the starter's own text encoder",
+        ),
+        lacks("label_emb."),
+    ),
+    text_encoders=("the starter's own",),
+    vae="the starter's own, 16 channels",
+    tokenizers=("starter",),
+    prediction="v_prediction",
     defaults=Defaults(
         steps=20,
         cfg=3.0,
@@ -52,7 +53,6 @@ PLUGIN = LatentDiffusion(
             },
         },
     ),
-    rule=_rule,
     heads=4,
     groups=16,
     vae_groups=8,

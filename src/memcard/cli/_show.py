@@ -28,9 +28,21 @@ def json_option(function: F) -> F:
     )
 
 
+def force_option(function: F) -> F:
+    """Add ``--force``, also as ``--overwrite``: a file that is there is replaced only when asked."""
+    return click.option(
+        "--force", "--overwrite", "overwrite", is_flag=True, help="Replace the file if it exists."
+    )(function)
+
+
 def print_json(facts: object) -> None:
-    """Print ``facts`` as indented JSON."""
-    click.echo(json.dumps(facts, indent=2, ensure_ascii=False))
+    """Print ``facts`` as indented JSON; what a terminal could take for a command is escaped."""
+    lines = json.dumps(facts, indent=2, ensure_ascii=False).split("\n")
+    click.echo("\n".join(line if line.isprintable() else _escaped(line) for line in lines))
+
+
+def _escaped(line: str) -> str:
+    return "".join(c if c.isprintable() else json.dumps(c)[1:-1] for c in line)
 
 
 def advise(text: str) -> None:

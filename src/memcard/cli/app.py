@@ -17,6 +17,7 @@ COMMANDS: Mapping[str, str] = {
     "generate": "Make pictures with any checkpoint.",
     "inspect": "Say what a file is, on what evidence, and whether it is safe.",
     "convert": "Write a checkpoint in another format, bit for bit.",
+    "diff": "Show what differs between two checkpoints, and how far the weights of each block moved.",
     "merge": "Blend checkpoints into one.",
     "lora": "Bake a LoRA into a checkpoint, or look inside one.",
     "bake": "Compute a recipe and write the checkpoint.",

@@ -17,7 +17,7 @@ from memcard.cli import _show
 )
 @click.argument("recipe")
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="File to write.")
-@click.option("--overwrite", is_flag=True, help="Replace the file if it exists.")
+@_show.force_option
 @click.option("--dry-run", is_flag=True, help="Print the plan; write nothing.")
 @_show.json_option
 def command(recipe: str, out: Path, overwrite: bool, dry_run: bool, as_json: bool) -> int:

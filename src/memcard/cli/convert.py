@@ -1,12 +1,13 @@
-"""memcard convert: another container, the same bits."""
+"""memcard convert: another container, dialect or dtype."""
 
 from __future__ import annotations
 
-from pathlib import Path
+from typing import Any
 
 import click
 
 from memcard.cli import _show
+from memcard.cli._types import ByteSize
 
 
 @click.command(
@@ -14,34 +15,70 @@ from memcard.cli import _show
         "memcard convert model.ckpt model.safetensors",
         "memcard convert model.safetensors unet.safetensors --only unet",
         "memcard convert big.safetensors small.safetensors --dtype bf16",
+        "memcard convert model.safetensors folder/ --dialect diffusers",
+        "memcard convert folder/ model.safetensors --dialect ldm",
     )
 )
 @click.argument("src")
-@click.argument("dst", type=click.Path(path_type=Path))
-@click.option("--dtype", help="Cast floating-point tensors: fp32, fp16 or bf16. Changes bits.")
+@click.argument("dst")
+@click.option(
+    "--dtype",
+    help="Cast floating-point tensors: fp32, fp16, bf16, fp64, fp8_e4m3 or fp8_e5m2; unpacks GGUF. "
+    "Changes bits.",
+)
+@click.option("--allow-overflow", is_flag=True, help="Let values too large for DTYPE be infinite.")
 @click.option(
     "--only",
-    type=click.Choice(["unet", "vae", "text_encoder", "ema", "no-ema"]),
-    help="Keep one part; or take EMA weights, or drop them.",
+    multiple=True,
+    metavar="PART",
+    help="Keep these parts (unet, vae, text_encoder, …); ema: EMA weights for the raw ones.",
 )
-@click.option("--overwrite", is_flag=True, help="Replace DST if it exists.")
+@click.option("--without", multiple=True, metavar="PART", help="Leave these parts out; also: ema.")
+@click.option(
+    "--dialect",
+    type=click.Choice(["ldm", "diffusers"]),
+    help="Translate the names for SD 1, 2, XL, 3 and Flux. No bit changes.",
+)
+@click.option("--max-shard", type=ByteSize(), help="Most bytes in one file, such as 5GB.")
+@click.option(
+    "--salvage", is_flag=True, help="Take the tensors out of a file that asks to run code."
+)
+@click.option("--dry-run", is_flag=True, help="Print the plan; write nothing.")
+@_show.force_option
 @_show.json_option
-def command(
-    src: str, dst: Path, dtype: str | None, only: str | None, overwrite: bool, as_json: bool
-) -> int:
+def command(src: str, dst: str, *, as_json: bool, **options: Any) -> int:
     """Write a checkpoint in another format, bit for bit.
 
-    The suffix of DST decides the format: .safetensors, .ckpt, .pt or .pth. SRC is read by content and
-    nothing inside it is run. Without --dtype no value changes.
+    The name of DST decides the format: .safetensors, .safetensors.index.json, .ckpt, .pt or .pth; a
+    name that ends in / is a diffusers folder. SRC is read by content and nothing inside it is run.
+    Without --dtype no value changes.
     """
     from memcard.jobs.convert import convert
 
     with _show.progress() as progress:
-        result = convert(src, dst, dtype=dtype, only=only, overwrite=overwrite, progress=progress)
+        result = convert(src, dst, progress=progress, **options)
     if as_json:
         _show.print_json(result.to_dict())
         return 0
-    click.echo(f"{result.path}  {result.tensors} tensors, {_show.human_size(result.size)}")
+    size = _show.human_size(result.size)
+    click.echo(_show.clean(f"{result.path}  {result.tensors} tensors, {size}"))
+    if not result.written:
+        _show.print_facts(_plan(result))
     for note in result.notes:
         _show.advise(f"note: {note}")
+    if not result.written:
+        _show.advise("dry run: nothing was written.")
     return 0
+
+
+def _plan(result: Any) -> dict[str, Any]:
+    """Return what a dry run shows beside the size."""
+    return {
+        "format": result.format,
+        "components": {k: _show.human_size(n) for k, n in result.components.items()},
+        "copied as they are": result.copied or None,
+        "renamed": result.renamed or None,
+        "put together anew": result.rearranged or None,
+        "cast": {what: f"{n} tensors" for what, n in result.cast.items()},
+        "left out": f"{len(result.left_out)} tensors" if result.left_out else None,
+    }

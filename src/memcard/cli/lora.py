@@ -25,7 +25,7 @@ def command() -> None:
 @click.argument("loras", nargs=-1, required=True, type=Weighted())
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="File to write.")
 @click.option("--skip-unmatched", is_flag=True, help="Leave out keys that fit nothing in BASE.")
-@click.option("--overwrite", is_flag=True, help="Replace the file if it exists.")
+@_show.force_option
 @click.option("--dry-run", is_flag=True, help="Print the plan; write nothing.")
 @_show.json_option
 def bake(

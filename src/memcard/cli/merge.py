@@ -23,7 +23,7 @@ from memcard.cli._types import Numbers
 @click.option("--base", help="The common ancestor, for methods that need one.")
 @click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Set a parameter.")
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="File to write.")
-@click.option("--overwrite", is_flag=True, help="Replace the file if it exists.")
+@_show.force_option
 @click.option("--dry-run", is_flag=True, help="Print the plan; write nothing.")
 @_show.json_option
 def command(

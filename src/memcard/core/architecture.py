@@ -8,15 +8,6 @@ from typing import Any, Literal, Protocol, TypeAlias, runtime_checkable
 
 from memcard.core.tensors import Specs
 
-
-@dataclass(frozen=True, slots=True)
-class Evidence:
-    """Why a checkpoint is taken for a family."""
-
-    reasons: tuple[str, ...]  # one fact each, e.g. "attn2.to_k is 768 wide: CLIP-L"
-    components: tuple[str, ...] = ()  # those that are there: unet, vae, text_encoder
-
-
 Kind: TypeAlias = Literal[
     "checkpoint",  # a denoiser with more beside it: what one loads to generate
     "denoiser",  # a bare UNet or transformer
@@ -27,9 +18,44 @@ Kind: TypeAlias = Literal[
     "embedding",
     "controlnet",
     "motion_module",
+    "ip_adapter",  # a picture as prompt
+    "hypernetwork",
+    "upscaler",
+    "delta",  # some tensors that stand in for those of a base
     "training",  # mostly optimizer state and counters
     "unknown",
 ]
+
+Role: TypeAlias = Literal["text encoder", "image encoder", "VAE", "base model", "low-noise half"]
+Modality: TypeAlias = Literal["image", "video", "video with sound"]
+
+
+@dataclass(frozen=True, slots=True)
+class Need:
+    """One thing a denoiser cannot generate without."""
+
+    role: Role
+    what: str  # such as "CLIP-L" or "Flux, 16 channels"
+
+    def __str__(self) -> str:
+        return f"{self.role}: {self.what}"
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """Why a checkpoint is taken for a family, and what the family says about it."""
+
+    reasons: tuple[str, ...]  # one fact each, e.g. "attn2.to_k is 768 wide: CLIP-L"
+    components: tuple[str, ...] = ()  # those that are there: unet, vae, text_encoder
+    variant: str | None = None  # within the family; None is the plain one
+    dialect: str | None = None  # whose names the denoiser's tensors have: ldm, original, diffusers
+    root: str = ""  # what stands before the denoiser's names
+    denoiser: str = "unet"  # or transformer
+    prediction: str | None = None  # of this variant; None if the family does not settle it
+    needs: tuple[Need, ...] = ()  # what generating takes beside the denoiser
+    modality: Modality = "image"
+    kind: Kind = "denoiser"  # what a file is that holds nothing else
+    title: str = ""  # of the family
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +86,7 @@ class Identity:
         prediction_evidence: what tells it; also zero-terminal-SNR markers.
         ema: EMA weights lie beside the raw ones.
         quantization: such as ``GGUF Q4_K, Q6_K`` or ``scaled fp8``; None if there is none.
+        modality: ``image``, ``video`` or ``video with sound``; None if the family is unknown.
     """
 
     kind: Kind = "unknown"
@@ -74,6 +101,7 @@ class Identity:
     prediction_evidence: tuple[str, ...] = ()
     ema: bool = False
     quantization: str | None = None
+    modality: Modality | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,4 +150,8 @@ class Architecture(Protocol):
 
     def configs(self, specs: Specs) -> Mapping[str, Mapping[str, Any]]:
         """Constructor arguments of each component present, widths read off the shapes."""
+        ...
+
+    def runs(self, specs: Specs, evidence: Evidence) -> bool:
+        """Whether memcard can generate with a file of which ``detect`` said this."""
         ...

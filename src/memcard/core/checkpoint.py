@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import TracebackType
 from typing import Protocol, Self, runtime_checkable
 
 from memcard.core.tensors import Specs
@@ -85,7 +86,33 @@ class Sink(Protocol):
 
     def __enter__(self) -> Self: ...
 
-    def __exit__(self, *exc: object) -> None: ...
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+        /,
+    ) -> None: ...
+
+
+@runtime_checkable
+class FileSink(Sink, Protocol):
+    """A sink that ends up on a disk: what ``Format.create`` and ``formats.create`` return."""
+
+    @property
+    def notes(self) -> Sequence[str]:
+        """What the format could not keep, after ``begin``; one sentence each."""
+        ...
+
+    @property
+    def result(self) -> Path:
+        """The file, index or folder to open afterwards; final once ``begin`` has returned."""
+        ...
+
+    @property
+    def size(self) -> int:
+        """Bytes of everything that is written, known once ``begin`` has returned."""
+        ...
 
 
 @runtime_checkable
@@ -121,7 +148,7 @@ class Format(Protocol):
         """
         ...
 
-    def create(self, path: Path) -> Sink:
+    def create(self, path: Path) -> FileSink:
         """Return a sink that becomes ``path``.
 
         Raises:

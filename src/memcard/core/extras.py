@@ -6,7 +6,12 @@ from importlib.util import find_spec
 
 from memcard.errors import UsageError
 
-EXTRAS = {"generate": ("torch", "diffusers", "transformers", "PIL")}
+EXTRAS = {
+    "torch": ("torch",),
+    "pictures": ("PIL",),
+    "gguf": ("gguf",),
+    "generate": ("torch", "diffusers", "transformers", "PIL"),
+}
 
 
 def require(extra: str, *, what: str) -> None:

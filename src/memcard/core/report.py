@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
+from memcard.core.architecture import Component, Identity
 from memcard.core.tensors import Spec, Specs
 
 Verdict: TypeAlias = Literal["ok", "unsafe", "corrupt", "unsupported"]
@@ -27,10 +28,12 @@ class Report:
         notes: what a careful user should know.
         tensors: name to dtype and shape, in file order; empty unless ``ok``.
         metadata: free text the file carries.
-        architecture: name of the model family; None if unknown or ambiguous.
-        evidence: why it is taken for that family, one fact each.
-        components: unet, vae, text_encoder: number of parameters of those that are there.
-        digests: sha256, autov2, autov3 (safetensors only); empty unless asked for.
+        identity: what it is: family, kind, parts, what is missing, with the evidence.
+        safety: on what grounds nothing in the file can run, or what asks to.
+        modelspec: ModelSpec entries of the metadata, without their prefix.
+        training: what a trainer noted in the metadata, under readable names.
+        digests: sha256, autov1, autov2, blake3, crc32, and autov3 and tensors_sha256 for
+            safetensors; of a folder or shards each file's sha256; empty unless asked for.
     """
 
     path: Path
@@ -41,10 +44,31 @@ class Report:
     notes: tuple[str, ...] = ()
     tensors: Specs = field(default_factory=dict)
     metadata: Mapping[str, str] = field(default_factory=dict)
-    architecture: str | None = None
-    evidence: tuple[str, ...] = ()
-    components: Mapping[str, int] = field(default_factory=dict)
+    identity: Identity = field(default_factory=Identity)
+    safety: tuple[str, ...] = ()
+    modelspec: Mapping[str, str] = field(default_factory=dict)
+    training: Mapping[str, Any] = field(default_factory=dict)
     digests: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def kind(self) -> str:
+        """What sort of file it is, such as ``checkpoint``, ``lora`` or ``vae``."""
+        return self.identity.kind
+
+    @property
+    def architecture(self) -> str | None:
+        """Name of the model family; None if unknown or ambiguous."""
+        return self.identity.architecture
+
+    @property
+    def evidence(self) -> tuple[str, ...]:
+        """Why it is taken for what it is, one fact each."""
+        return self.identity.evidence
+
+    @property
+    def components(self) -> Mapping[str, Component]:
+        """The parts that are there, the denoiser first."""
+        return self.identity.components
 
     @property
     def findings(self) -> tuple[str, ...]:
@@ -79,12 +103,13 @@ class Report:
             "findings": list(self.findings),
             "faults": list(self.faults),
             "notes": list(self.notes),
-            "architecture": self.architecture,
-            "evidence": list(self.evidence),
-            "components": dict(self.components),
+            "safety": list(self.safety),
+            **_identity(self.identity),
             "parameters": self.parameters,
             "dtypes": self.dtypes,
             "digests": dict(self.digests),
+            "modelspec": dict(self.modelspec),
+            "training": dict(self.training),
             "metadata": dict(self.metadata),
             "tensors": {name: _spec(spec) for name, spec in self.tensors.items()},
         }
@@ -92,3 +117,30 @@ class Report:
 
 def _spec(spec: Spec) -> dict[str, Any]:
     return {"dtype": spec.dtype.name, "shape": list(spec.shape), "nbytes": spec.nbytes}
+
+
+def _identity(identity: Identity) -> dict[str, Any]:
+    """Return the facts of an identity as JSON values."""
+    return {
+        "kind": identity.kind,
+        "architecture": identity.architecture,
+        "candidates": list(identity.candidates),
+        "variant": identity.variant,
+        "dialect": identity.dialect,
+        "evidence": list(identity.evidence),
+        "components": {name: _component(part) for name, part in identity.components.items()},
+        "missing": list(identity.missing),
+        "prediction": identity.prediction,
+        "prediction_evidence": list(identity.prediction_evidence),
+        "ema": identity.ema,
+        "quantization": identity.quantization,
+    }
+
+
+def _component(part: Component) -> dict[str, Any]:
+    return {
+        "parameters": part.parameters,
+        "nbytes": part.nbytes,
+        "dtypes": dict(part.dtypes),
+        "what": part.what,
+    }

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-_LEGACY = b"\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19"  # torch's magic number as a pickled long
 _TAR_AT = 257
+TORCH_TAR = (b"storages", b"tensors", b"pickle")  # members of torch's first format
 _SHORT = 16
 
 _LFS = (
@@ -43,10 +43,13 @@ def describe(head: bytes) -> str:
     for start, text in _STARTS:
         if head.startswith(start):
             return text
-    if _LEGACY in head[:32]:
-        return f"is in torch's format from before 1.6, which this version does not read. {_RESAVE}"
     if head[_TAR_AT : _TAR_AT + 5] == b"ustar":
-        return "is a tar archive (torch before 0.1.10, or a pack of files). Unpack it first."
+        if head.rstrip(b"\0")[:100].split(b"\0")[0] in TORCH_TAR:
+            return (
+                "is a checkpoint of torch before 0.1.10 (2017), a tar archive. Load it with torch 1.x where "
+                "you trust it, and save its state dict with safetensors.torch.save_file."
+            )
+        return "is a tar archive, a pack of files. Unpack it first."
     if head[:1] == b"\x80" and len(head) > 1 and head[1] <= 5:
         return f"is a bare pickle file, which no checkpoint format is. {_RESAVE}"
     return (
@@ -63,7 +66,10 @@ def _text(head: bytes) -> str | None:
             "address in a browser, log in or accept the license, and download again."
         )
     if start.startswith((b"{", b"[")):
-        return "is JSON text, not a checkpoint; perhaps the index or config that belongs to one."
+        return (
+            f"is JSON text (it begins with {head[:24].decode('utf-8', 'replace')!r}), not a checkpoint; "
+            "perhaps the index or config that belongs to one."
+        )
     if len(head) < _SHORT:
         return f"has only {len(head)} bytes. The download was cut off; get it again."
     return None

@@ -12,17 +12,18 @@ import os
 import shutil
 import zlib
 from collections.abc import Callable, Mapping
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
 from types import TracebackType
-from typing import Self
+from typing import BinaryIO, Self, TypeAlias
 
 from memcard.core.atomic import disk_errors, replacing
 from memcard.core.checkpoint import Extent
 from memcard.core.tensors import Specs
-from memcard.errors import MismatchError, NotFoundError
+from memcard.core.writeback import start_writeback
+from memcard.errors import MismatchError, NotFoundError, UnsupportedError
 from memcard.formats._source import check_range
 
 COPY_CHUNK = 8 << 20
@@ -44,28 +45,44 @@ class Plan:
 
 Planner = Callable[[Specs, Mapping[str, str]], Plan]
 Finisher = Callable[["PlannedSink", Plan], None]
+Stage: TypeAlias = Callable[[Path], AbstractContextManager[BinaryIO]]
 
 
 class PlannedSink:
     """See ``memcard.core.checkpoint.Sink``."""
 
-    def __init__(self, path: Path, plan: Planner, finish: Finisher | None = None) -> None:
+    def __init__(
+        self,
+        path: Path,
+        plan: Planner,
+        finish: Finisher | None = None,
+        *,
+        stage: Stage = replacing,
+    ) -> None:
         self.path = path
         self.notes: tuple[str, ...] = ()
-        self._planner, self._finish = plan, finish
+        self.size = 0
+        self._planner, self._finish, self._stage = plan, finish, stage
         self._plan: Plan | None = None
         self._stack = ExitStack()
         self._fd, self._part = -1, self.path
         self._written: dict[str, list[tuple[int, int]]] = {}
         self._lock = Lock()
 
+    @property
+    def result(self) -> Path:
+        """The file."""
+        return self.path
+
     def begin(self, specs: Specs, metadata: Mapping[str, str]) -> None:
         """Plan the file and reserve its space."""
         if self._plan is not None:
             raise RuntimeError(f"{self.path}: begin is called twice")
+        refuse_quantized(self.path, specs)
         plan = self._planner(specs, metadata)
+        self.size = plan.size
         with disk_errors(self.path):
-            file = self._stack.enter_context(replacing(self.path))
+            file = self._stack.enter_context(self._stage(self.path))
             self._fd, self._part = file.fileno(), Path(file.name)
             _reserve(self._fd, self.path, plan.size)
             for offset, part in plan.fixed:
@@ -79,6 +96,7 @@ class PlannedSink:
         check_range(self.path, name, size, offset, len(part))
         with disk_errors(self.path):
             self._pwrite(part, start + offset)
+        start_writeback(self._fd, start + offset, len(part))
         self._note(name, offset, offset + len(part))
 
     def copy(self, name: str, source: Extent) -> None:
@@ -179,6 +197,22 @@ class PlannedSink:
                 done += os.write(self._fd, part[done : done + COPY_CHUNK])
 
 
+def refuse_quantized(path: Path, specs: Specs) -> None:
+    """Do nothing, unless there are tensors of GGUF's packed blocks.
+
+    Raises:
+        UnsupportedError: names them; no other format has names for such dtypes.
+    """
+    faults = [f"{name!r} is {spec}" for name, spec in specs.items() if spec.dtype.quantized]
+    if faults:
+        more = f" and {len(faults) - 3} more" if len(faults) > 3 else ""
+        raise UnsupportedError(
+            f"{path}: only GGUF holds quantised blocks: {'; '.join(faults[:3])}{more}. "
+            "--dtype fp16 dequantises them.",
+            faults=faults,
+        )
+
+
 def _reserve(fd: int, path: Path, size: int) -> None:
     if size == 0:
         return
@@ -202,13 +236,15 @@ def _kernel_copy(source: int, offset: int, target: int, start: int, size: int) -
     if not hasattr(os, "copy_file_range"):
         return done
     while done < size:
+        most = min(COPY_CHUNK, size - done)  # in pieces, so that the disk begins with the first
         try:
-            n = os.copy_file_range(source, target, size - done, offset + done, start + done)
+            n = os.copy_file_range(source, target, most, offset + done, start + done)
         except OSError as error:
             if error.errno in _NO_KERNEL_COPY:
                 return done
             raise
         if n == 0:
             return done
+        start_writeback(target, start + done, n)
         done += n
     return done

@@ -15,7 +15,7 @@ from typing import Any, Final, NoReturn
 import torch
 
 from memcard.architectures import ARCHITECTURES, candidates, detect
-from memcard.core.architecture import Architecture, Target
+from memcard.core.architecture import Architecture, Evidence, Target
 from memcard.core.checkpoint import Checkpoint
 from memcard.core.progress import Listener, Notice, silent
 from memcard.errors import MismatchError, UnsupportedError, UsageError
@@ -99,6 +99,8 @@ def family_of(checkpoint: Checkpoint, label: str) -> tuple[str, Architecture]:
     if found is None:
         _refuse(checkpoint, label)
     name, evidence = found
+    if not ARCHITECTURES[name].runs(checkpoint.specs, evidence):
+        _refuse_family(evidence, label)
     missing = [part for part in COMPONENTS if part not in evidence.components]
     if missing:
         raise MismatchError(
@@ -112,13 +114,28 @@ def family_of(checkpoint: Checkpoint, label: str) -> tuple[str, Architecture]:
 def _refuse(checkpoint: Checkpoint, label: str) -> NoReturn:
     if fits := list(candidates(checkpoint.specs)):
         raise MismatchError(f"{label}: fits more than one family: {', '.join(fits)}.")
-    families = ", ".join(family.title for family in ARCHITECTURES.values())
+    families = ", ".join(_running())
     first = next(iter(checkpoint.specs), "no tensors at all")
     raise UnsupportedError(
         f"{label}: not a checkpoint memcard can generate with. It knows {families}; this file has "
         f"{len(checkpoint.specs)} tensors, first {first!r}. A VAE alone goes with --vae, a LoRA "
         "with --lora; `memcard inspect` shows what a file is."
     )
+
+
+def _refuse_family(evidence: Evidence, label: str) -> NoReturn:
+    what = f"{evidence.title}, {evidence.variant}" if evidence.variant else evidence.title
+    raise UnsupportedError(
+        f"{label}: is {what}, with {evidence.dialect} names. memcard knows what it is but cannot "
+        f"generate with it yet. It runs {', '.join(_running())} under their original names; "
+        "`memcard inspect` shows the rest."
+    )
+
+
+def _running() -> list[str]:
+    return [
+        family.title for family in ARCHITECTURES.values() if "scheduler" in family.defaults.extra
+    ]
 
 
 def build(

@@ -18,8 +18,8 @@ from typing import Any, Final
 
 from memcard.errors import NotFoundError
 
-_START: Final = "<|startoftext|>"
-_END: Final = "<|endoftext|>"
+START: Final = "<|startoftext|>"
+END: Final = "<|endoftext|>"
 _WORDS: Final = (
     r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
 )
@@ -51,10 +51,19 @@ def tokenizer(name: str) -> Tokenizer:
     Raises:
         NotFoundError: none of that name ships with the package.
     """
+    return _build(*vocabulary(name))
+
+
+def vocabulary(name: str) -> tuple[Mapping[str, int], list[tuple[str, str]]]:
+    """Return the ids by token, and the merges in their order, of a packaged tokenizer.
+
+    Raises:
+        NotFoundError: none of that name ships with the package.
+    """
     if name == "clip":
-        return _build(*_clip())
+        return _clip()
     if name == "starter":
-        return _build(*_starter())
+        return _starter()
     raise NotFoundError(f"no tokenizer {name!r}. There are: clip, starter.")
 
 
@@ -64,7 +73,7 @@ def _clip() -> tuple[Mapping[str, int], list[tuple[str, str]]]:
     lines = gzip.decompress(path.read_bytes()).decode().split("\n")[1 : _CLIP_MERGES + 1]
     merges = [(a, b) for a, _, b in (line.partition(" ") for line in lines)]
     letters = _letters()
-    tokens = [*letters, *(c + "</w>" for c in letters), *(a + b for a, b in merges), _START, _END]
+    tokens = [*letters, *(c + "</w>" for c in letters), *(a + b for a, b in merges), START, END]
     return {token: i for i, token in enumerate(tokens)}, merges
 
 
@@ -93,7 +102,7 @@ def _build(vocabulary: Mapping[str, int], merges: list[tuple[str, str]]) -> Toke
             continuing_subword_prefix="",
             end_of_word_suffix="</w>",
             fuse_unk=False,
-            unk_token=_END,
+            unk_token=END,
         )
     )
     backend.normalizer = normalizers.Sequence(
@@ -106,6 +115,6 @@ def _build(vocabulary: Mapping[str, int], merges: list[tuple[str, str]]) -> Toke
         ]
     )
     backend.add_special_tokens(
-        [AddedToken(t, special=True, normalized=False) for t in (_START, _END)]
+        [AddedToken(t, special=True, normalized=False) for t in (START, END)]
     )
-    return Tokenizer(backend, vocabulary[_START], vocabulary[_END])
+    return Tokenizer(backend, vocabulary[START], vocabulary[END])

@@ -1,47 +1,44 @@
-"""Write a checkpoint in another container; bits change only if a dtype is asked for."""
+"""Write a checkpoint in another container, dialect or dtype; bits change only if a dtype is asked for."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import json
+import os
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from types import TracebackType
 from typing import Any, Self
 
-from memcard.core.checkpoint import Checkpoint, Sink
+from memcard.core.checkpoint import Checkpoint, FileSink
 from memcard.core.progress import Listener, silent
-from memcard.core.views import Part
-from memcard.errors import MismatchError, UsageError
-from memcard.formats import format_for_suffix, sniff_file
+from memcard.errors import NotFoundError, UsageError
+from memcard.formats import create, format_for_suffix, names_folder, sniff_file
+from memcard.jobs._components import parts_of
+from memcard.jobs._convert_plan import Plan, plan_of, wishes_of
 from memcard.jobs._output import refuse_output
 from memcard.jobs.resolve import locate, node_for, resolve
+from memcard.recipes.nodes import Source
 from memcard.unpickle.nodes import shown
-
-_COMPONENTS = ("unet", "vae", "text_encoder")
-_EMA = {"ema": "ema", "no-ema": "raw"}
-_DTYPES = {
-    "fp16": "F16",
-    "float16": "F16",
-    "half": "F16",
-    "bf16": "BF16",
-    "bfloat16": "BF16",
-    "fp32": "F32",
-    "float32": "F32",
-    "float": "F32",
-    "fp64": "F64",
-    "float64": "F64",
-}
 
 
 @dataclass(frozen=True, slots=True)
 class ConvertResult:
-    """What was written.
+    """What was written, or would be.
 
     Attributes:
-        path: the new file.
+        path: the new file or folder.
         format: its format.
         tensors: number of tensors in it.
-        size: of the file, in bytes.
-        copied: tensors that went from file to file as they are.
+        size: of everything written, in bytes; of the tensors alone in a dry run.
+        written: False for a dry run.
+        copied: tensors whose bytes go from file to file as they are.
+        renamed: tensors that have another name than in the source.
+        rearranged: tensors put together from parts of others, or transposed.
+        cast: ``F32 to F16`` and the like: number of tensors.
+        overflow: tensor to number of finite values that became infinite.
+        components: those of the result, by their names; bytes of each. Empty where neither parts nor
+            a dialect nor a dry run was asked for: looking would take longer than starting.
         left_out: names of tensors of the source that are not in it.
         notes: what was left out or changed, one sentence each.
     """
@@ -50,16 +47,20 @@ class ConvertResult:
     format: str
     tensors: int
     size: int
+    written: bool
     copied: int
+    renamed: int
+    rearranged: int
+    cast: Mapping[str, int]
+    overflow: Mapping[str, int]
+    components: Mapping[str, int]
     left_out: tuple[str, ...]
     notes: tuple[str, ...]
 
     def to_dict(self) -> dict[str, Any]:
         """Return the facts as JSON values."""
-        facts = asdict(self)
-        return {**facts, "path": str(self.path), "left_out": list(self.left_out)} | {
-            "notes": list(self.notes)
-        }
+        found: dict[str, Any] = json.loads(json.dumps(asdict(self), default=str))
+        return found
 
 
 def convert(
@@ -67,61 +68,143 @@ def convert(
     dst: str | Path,
     *,
     dtype: str | None = None,
-    only: str | None = None,
+    only: str | Iterable[str] | None = None,
+    without: str | Iterable[str] | None = None,
+    dialect: str | None = None,
+    allow_overflow: bool = False,
+    max_shard: int | None = None,
+    salvage: bool = False,
+    dry_run: bool = False,
     overwrite: bool = False,
     progress: Listener = silent,
 ) -> ConvertResult:
-    """Write ``src`` as ``dst``; the suffix of ``dst`` decides the format.
+    """Write ``src`` as ``dst``; the name of ``dst`` decides the format.
 
-    Every tensor keeps its name and its bytes. Training state (optimizer, schedulers) is left out, and
-    the result says so. Tied weights are written out, so that every name is there.
+    Every tensor keeps its bytes, and its name unless ``dialect`` is given. Training state (optimizer,
+    schedulers) is left out, and the result says so. Tied weights are written out, so that every name
+    is there. Everything that can be refused from headers is refused before the first byte.
 
     Args:
-        src: a file or a name of the starter; read by content, nothing inside is run.
-        dst: ends in .safetensors, .ckpt, .pt or .pth.
-        dtype: cast floating-point tensors: fp32, fp16, bf16. Changes bits.
-        only: one component (unet, vae, text_encoder), ``ema`` (EMA weights in place of the raw
-            ones) or ``no-ema`` (without the EMA weights).
+        src: a file, a folder or a name of the starter; read by content, nothing inside is run.
+        dst: ends in .safetensors, .safetensors.index.json, .ckpt, .pt or .pth; or in ``/`` for a
+            diffusers folder, which has diffusers' names, configs and tokenizers.
+        dtype: cast floating-point tensors: fp64, fp32, fp16, bf16, fp8_e4m3, fp8_e5m2; also unpacks
+            GGUF blocks. Changes bits.
+        only: keep these components (unet, transformer, vae, text_encoder, text_encoder_2,
+            text_encoders…); ``ema`` puts the EMA weights in place of the raw ones, ``no-ema`` drops
+            them. Several in one text with commas, or as a list.
+        without: leave these out, in the same words.
+        dialect: ``ldm`` or ``diffusers`` names, for SD 1, 2, XL, 3 and Flux. No bit changes.
+        allow_overflow: let values too large for ``dtype`` become infinite; otherwise they are
+            counted and nothing is written.
+        max_shard: most bytes of tensors in one file.
+        salvage: take the tensors out of a file that asks to run code; nothing is run.
+        dry_run: plan and write nothing. Overflow is not known then.
         overwrite: replace ``dst``.
         progress: hears how far it is.
 
     Raises:
         FormatError: the source cannot be read, or the new format cannot hold a tensor.
-        UsageError: ``dst`` exists or is ``src``, or ``only`` is not one of the above.
-        MismatchError: the checkpoint has no such part.
+        UsageError: ``dst`` exists or is ``src``, or an option is not one of the above.
+        MismatchError: the checkpoint has no such part, no dictionary knows its names, or values
+            would overflow.
         DiskError: the disk is full; nothing is left behind.
     """
-    from memcard.recipes.bake import pour
-
+    wishes = wishes_of(dtype, only, without, dialect, folder=names_folder(dst))
     source, out = locate(src), Path(dst).expanduser()
-    form = format_for_suffix(out)
-    refuse_output(out, node_for(source, digests=False), overwrite=overwrite)
-    opened = resolve(src)
+    form = format_for_suffix(_as_given(dst))
+    opened = resolve(src, salvage=salvage)
     try:
-        whole = _without_training(opened)
-        wanted = _cast(_select(whole, only), dtype)
-        metadata = _metadata(opened.metadata, changed=bool(only or dtype))
-        sink = form.create(out)
-        check = getattr(opened, "check_unchanged", _nothing_to_check)
-        baked = pour(wanted, _Guarded(sink, check), metadata=metadata, progress=progress)
+        _refuse_target(source, out, opened, overwrite=overwrite, salvage=salvage)
+        plan = plan_of(opened, wishes, allow_overflow=allow_overflow)
+        if dry_run:
+            return _planned(plan, out, form.title)
+        sink = create(_as_given(dst), max_shard=max_shard, overwrite=overwrite)
+        return _write(plan, sink, progress)
     finally:
         opened.close()
-    kept = wanted.specs
+
+
+def _refuse_target(
+    source: Path, out: Path, opened: Checkpoint, *, overwrite: bool, salvage: bool
+) -> None:
+    """Refuse a target that is an input, holds one, or is there and not to be replaced."""
+    inputs = [source, *getattr(opened, "parts", ())]
+    if out.is_dir():
+        inside = [path for path in inputs if path.resolve().is_relative_to(out.resolve())]
+        if inside:
+            raise UsageError(
+                f"{out}: holds {inside[0]}, an input of this very job. Choose another name."
+            )
+        return  # whether it may be replaced is the folder's own question
+    if any(out.exists() and path.exists() and out.samefile(path) for path in inputs):
+        raise UsageError(f"{out}: is an input of this very job. Choose another name.")
+    node = Source(str(source)) if salvage else node_for(source, digests=False)
+    refuse_output(out, node, overwrite=overwrite)
+
+
+def _write(plan: Plan, sink: FileSink, progress: Listener) -> ConvertResult:
+    from memcard.recipes.bake import pour
+
+    for path, content in plan.files.items():
+        attach = getattr(sink, "attach", None)
+        if attach is not None:
+            attach(path, content)
+    if plan.lossy is not None:
+        plan.lossy.announce()
+    guarded = _Guarded(sink, lambda: _check(plan))
+    baked = pour(plan.result, guarded, metadata=plan.metadata, progress=progress)
+    form = sniff_file(sink.result) or "unknown"
+    notes = (*baked.notes, *sink.notes, *(plan.lossy.notes() if plan.lossy else ()))
+    return _result(plan, sink.result, form, sink.size, baked.copied, notes, written=True)
+
+
+def _planned(plan: Plan, out: Path, form: str) -> ConvertResult:
+    size = sum(spec.nbytes for spec in plan.result.specs.values())
+    copied = sum(plan.result.extent(name) is not None for name in plan.result.specs)
+    return _result(plan, out, form, size, copied, tuple(plan.result.notes), written=False)
+
+
+def _result(
+    plan: Plan,
+    path: Path,
+    form: str,
+    size: int,
+    copied: int,
+    notes: Iterable[str],
+    *,
+    written: bool,
+) -> ConvertResult:
+    used = {name for names in plan.sources.values() for name in names}
     return ConvertResult(
-        path=out,
-        format=sniff_file(out) or form.title,
-        tensors=baked.tensors,
-        size=out.stat().st_size,
-        copied=baked.copied,
-        left_out=tuple(name for name in opened.specs if name not in kept),
-        notes=_notes(opened, whole, wanted, (*baked.notes, *getattr(sink, "notes", ()))),
+        path=path,
+        format=form,
+        tensors=len(plan.result.specs),
+        size=size,
+        written=written,
+        copied=copied,
+        renamed=sum(names != (name,) for name, names in plan.sources.items()),
+        rearranged=plan.rearranged,
+        cast=dict(plan.lossy.changed) if plan.lossy else {},
+        overflow=plan.lossy.overflow() if plan.lossy else {},
+        components=_sizes(plan.result) if plan.wishes.about_parts or not written else {},
+        left_out=tuple(name for name in plan.opened.specs if name not in used),
+        notes=_notes(plan, len(used), notes),
     )
+
+
+def _check(plan: Plan) -> None:
+    """Raise after the last byte if the source changed meanwhile, or values overflowed."""
+    check: Callable[[], None] = getattr(plan.opened, "check_unchanged", lambda: None)
+    check()
+    if plan.lossy is not None:
+        plan.lossy.check()
 
 
 class _Guarded:
     """A sink that keeps its file only if ``check`` passes after the last byte."""
 
-    def __init__(self, sink: Sink, check: Callable[[], None]) -> None:
+    def __init__(self, sink: FileSink, check: Callable[[], None]) -> None:
         self._sink, self._check = sink, check
         self.begin, self.write, self.copy = sink.begin, sink.write, sink.copy
 
@@ -129,88 +212,51 @@ class _Guarded:
         self._sink.__enter__()
         return self
 
-    def __exit__(self, *exc: object) -> None:
-        if exc[0] is None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if error is None:
             try:
                 self._check()
-            except BaseException as error:
-                self._sink.__exit__(type(error), error, error.__traceback__)
+            except BaseException as wrong:
+                self._sink.__exit__(type(wrong), wrong, wrong.__traceback__)
                 raise
-        self._sink.__exit__(*exc)
+        self._sink.__exit__(kind, error, trace)
 
 
-def _nothing_to_check() -> None:
-    pass
+def _as_given(dst: str | Path) -> str:
+    """Return the target as text: a ``Path`` has lost the ``/`` that says folder."""
+    text = os.path.expanduser(os.fspath(dst))  # noqa: PTH111  # Path.expanduser drops the slash
+    if not Path(text).parent.is_dir():
+        raise NotFoundError(f"{Path(text).parent}: no such folder. Make it first.")
+    return text
 
 
-def _without_training(checkpoint: Checkpoint) -> Checkpoint:
-    training = frozenset(getattr(checkpoint, "training_state", ()))
-    if not training:
-        return checkpoint
-    return Part(checkpoint, (name for name in checkpoint.specs if name not in training))
+def _sizes(checkpoint: Checkpoint) -> dict[str, int]:
+    """Return the bytes of each component."""
+    part_of = parts_of(checkpoint)
+    sizes: dict[str, int] = {}
+    for name, spec in checkpoint.specs.items():
+        sizes[part_of[name]] = sizes.get(part_of[name], 0) + spec.nbytes
+    return sizes
 
 
-def _select(checkpoint: Checkpoint, only: str | None) -> Checkpoint:
-    if only is None:
-        return checkpoint
-    if only in _EMA:
-        return _apply("pick_ema", checkpoint, {"which": _EMA[only]})
-    if only not in _COMPONENTS:
-        raise UsageError(f"only is {only!r}; it can be {', '.join((*_COMPONENTS, *_EMA))}.")
-    from memcard.architectures import ARCHITECTURES, candidates
-
-    found = tuple(candidates(checkpoint.specs))
-    if len(found) != 1:
-        which = f"fits several ({', '.join(found)})" if found else "is of no family known here"
-        raise MismatchError(
-            f"cannot tell which tensors are the {only}: the checkpoint {which}. "
-            "Convert it whole, without --only."
-        )
-    family = ARCHITECTURES[found[0]]
-    names = [name for name in checkpoint.specs if family.component(name) == only]
-    if not names:
-        raise MismatchError(f"the checkpoint ({family.title}) holds no {only}.")
-    return Part(checkpoint, names)
-
-
-def _cast(checkpoint: Checkpoint, dtype: str | None) -> Checkpoint:
-    if dtype is None:
-        return checkpoint
-    return _apply("cast", checkpoint, {"dtype": _DTYPES.get(dtype.lower(), dtype.upper())})
-
-
-def _apply(op: str, checkpoint: Checkpoint, params: Mapping[str, Any]) -> Checkpoint:
-    from memcard.ops import OPS
-    from memcard.recipes.execute import RecipeCheckpoint
-    from memcard.recipes.nodes import Params
-    from memcard.recipes.op import complete
-
-    operation = OPS[op]
-    complete_params = complete(op, operation, Params(params))
-    return RecipeCheckpoint(operation, (checkpoint,), complete_params, checkpoint.metadata)
-
-
-def _metadata(metadata: Mapping[str, str], *, changed: bool) -> dict[str, str]:
-    """Keep what the file says about itself, except what is true of the old tensors only."""
-    return {
-        key: text
-        for key, text in metadata.items()
-        if not changed or not ("hash" in key or key.startswith("memcard.recipe"))
-    }
-
-
-def _notes(
-    source: Checkpoint, whole: Checkpoint, result: Checkpoint, baked: Sequence[str]
-) -> tuple[str, ...]:
-    notes = list(dict.fromkeys(baked))
-    training = [name for name in source.specs if name not in whole.specs]
+def _notes(plan: Plan, used: int, more: Iterable[str]) -> tuple[str, ...]:
+    notes = list(dict.fromkeys((*more, *plan.notes)))
+    training = [name for name in plan.opened.specs if name not in plan.trained.specs]
     if training:
-        size = sum(source.specs[name].nbytes for name in training)
+        size = sum(plan.opened.specs[name].nbytes for name in training)
         notes.append(f"Left out: {len(training)} tensors of training state ({size} bytes).")
-    rest = len(whole.specs) - len(result.specs)
+    rest = len(plan.trained.specs) - used
     if rest > 0:
-        notes.append(f"Left out, as asked: {rest} tensors.")
-    other = getattr(source, "other", ())
+        notes.append(f"Left out, as asked or as no weights: {rest} tensors.")
+    averages = sum(n.startswith("model_ema.") for n in plan.trained.specs)
+    if rest > 0 and averages and plan.wishes.dialect and not plan.wishes.parts.weights:
+        notes.append(f"Of them {averages} are EMA weights; --only ema takes these instead.")
+    other = getattr(plan.opened, "other", ())
     if other:
         notes.append(f"Left out, because it is not tensors: {', '.join(map(shown, other))}.")
     if any("tied weights" in note for note in notes):

@@ -2,26 +2,54 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import os
+from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
+from threading import Lock
 
-from memcard.architectures import ARCHITECTURES, candidates
+from memcard.architectures import ARCHITECTURES, identify
+from memcard.core.architecture import Identity
 from memcard.core.checkpoint import Checkpoint
 from memcard.core.digest import digests_file
-from memcard.core.progress import Listener, silent
+from memcard.core.progress import Listener, Progress, silent
 from memcard.core.report import Report, Verdict
-from memcard.core.tensors import Specs
 from memcard.errors import CorruptError, FormatError, UnsafeError
-from memcard.formats import open_file, sniff_file
+from memcard.formats import is_checkpoint_folder, open_file, sniff_file
+from memcard.jobs._metadata import modelspec, training
+from memcard.jobs._walk import below
+from memcard.jobs.digests import digests as digests_of
+from memcard.jobs.digests import files_of
 from memcard.jobs.resolve import locate
 
+_PICKLE = (
+    "its pickle program was interpreted as data, nothing was run; every name in it is one of "
+    "torch's rebuild functions or harmless"
+)
+_SAFETY: Mapping[str, str] = {
+    "safetensors": "a JSON header and numbers: the format cannot hold code",
+    "gguf": "a list of values and numbers: the format cannot hold code",
+    "torch_zip": _PICKLE,
+    "torch_legacy": _PICKLE,
+    "sharded": "every shard was judged by itself",
+    "diffusers_folder": "every file of weights was judged by itself",
+}
 
-def inspect(path: str | Path, digests: bool = False, progress: Listener = silent) -> Report:
-    """Look at one file; read headers only, run nothing.
+
+def inspect(
+    path: str | Path,
+    digests: bool = False,
+    *,
+    salvage: bool = False,
+    progress: Listener = silent,
+) -> Report:
+    """Look at one checkpoint; read headers only, run nothing.
 
     Args:
-        path: a file, or a name of the starter.
-        digests: also read the whole file for its sha256, autov2 and autov3.
+        path: a file, a folder that is one checkpoint, or a name of the starter.
+        digests: also read the whole file for its sha256, AutoV1, AutoV2, AutoV3, BLAKE3 and CRC32.
+        salvage: list the tensors of a file that asks to run code too. It stays ``unsafe``.
         progress: hears how far the digests are.
 
     Returns:
@@ -34,17 +62,94 @@ def inspect(path: str | Path, digests: bool = False, progress: Listener = silent
     try:
         checkpoint = open_file(file)
     except FormatError as error:
-        sums = digests_file(file, progress=progress) if digests and file.is_file() else {}
-        return _refused(file, error, sums)
+        refused = digests_file(file, progress=progress) if digests and file.is_file() else {}
+        return _refused(file, error, refused, salvage=salvage)
     try:
-        offset = getattr(checkpoint, "data_offset", None)
-        sums = digests_file(file, data_offset=offset, progress=progress) if digests else {}
+        sums = _digests(file, checkpoint, progress) if digests else {}
         return _accepted(file, checkpoint, sums)
     finally:
         checkpoint.close()
 
 
-def _refused(path: Path, error: FormatError, digests: Mapping[str, str]) -> Report:
+def inspect_all(
+    paths: Iterable[str | Path],
+    digests: bool = False,
+    *,
+    salvage: bool = False,
+    threads: int | None = None,
+    progress: Listener = silent,
+) -> list[Report]:
+    """Look at many files, and at every checkpoint below the folders among them.
+
+    Args:
+        paths: files, folders, names of the starter.
+        digests: as for ``inspect``.
+        salvage: as for ``inspect``.
+        threads: None for as many as there are processors, at most 8.
+        progress: hears how many files are done.
+
+    Returns:
+        One report a checkpoint, in the order given; folders by name.
+
+    Raises:
+        NotFoundError: one of the paths does not exist.
+    """
+    files = list(below([locate(path) for path in paths]))
+    crew = 1 if digests else min(8, threads or os.cpu_count() or 1)  # hashing has its own threads
+    done, lock = 0, Lock()
+    inner = progress if len(files) == 1 else silent
+
+    def one(file: Path) -> Report:
+        nonlocal done
+        report = _inspect_or_say_why(file, digests, salvage=salvage, progress=inner)
+        with lock:
+            done += 1
+            progress(Progress("inspect", done, len(files), "files"))
+        return report
+
+    if crew == 1 or len(files) == 1:  # in this thread, where Ctrl-C is heard at once
+        return [one(file) for file in files]
+    with ThreadPoolExecutor(crew) as pool:
+        try:
+            return list(pool.map(one, files))
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+
+
+def _inspect_or_say_why(file: Path, digests: bool, *, salvage: bool, progress: Listener) -> Report:
+    """Look at one file of many: one that the system does not let us read must not hide the others."""
+    try:
+        return inspect(file, digests, salvage=salvage, progress=progress)
+    except PermissionError as error:
+        fault = f"{file}: {error.strerror}. Ask its owner for the right to read it."
+        return Report(file, "unsupported", size=0, faults=(fault,))
+
+
+def is_one(ref: str | Path) -> bool:
+    """Whether a path is one checkpoint, rather than a folder in which to look for some."""
+    path = locate(ref)
+    return not path.is_dir() or is_checkpoint_folder(path)
+
+
+def family_title(architecture: str) -> str:
+    """Return a family's name as people write it."""
+    return ARCHITECTURES[architecture].title
+
+
+def _digests(file: Path, checkpoint: Checkpoint, progress: Listener) -> Mapping[str, str]:
+    if len(files_of(file)) != 1 or file.is_dir():
+        found = digests_of(file, only=("sha256",), progress=progress)
+        return {name: digests["sha256"] for name, digests in found.items()}
+    offset = (
+        getattr(checkpoint, "data_offset", None) if checkpoint.format == "safetensors" else None
+    )
+    return digests_file(file, data_offset=offset, progress=progress)
+
+
+def _refused(
+    path: Path, error: FormatError, digests: Mapping[str, str], *, salvage: bool
+) -> Report:
     verdict: Verdict = "unsupported"
     if isinstance(error, UnsafeError):
         verdict = "unsafe"
@@ -52,42 +157,89 @@ def _refused(path: Path, error: FormatError, digests: Mapping[str, str]) -> Repo
         verdict = "corrupt"
     message = str(error)
     faults = (message, *(fault for fault in error.faults if fault not in message))
-    return Report(
+    report = Report(
         path,
         verdict,
-        size=path.stat().st_size,
-        format=sniff_file(path) if path.is_file() else None,
+        size=_size(path),
+        format=sniff_file(path) if path.is_file() or is_checkpoint_folder(path) else None,
         faults=faults,
         digests=digests,
+    )
+    return _with_tensors(report) if salvage and verdict == "unsafe" else report
+
+
+def _with_tensors(report: Report) -> Report:
+    """Add what can be salvaged of an unsafe file; the verdict stays."""
+    try:
+        checkpoint = open_file(report.path, salvage=True)
+    except FormatError as error:
+        return Report(
+            report.path,
+            report.verdict,
+            size=report.size,
+            format=report.format,
+            faults=(*report.faults, f"Nothing can be salvaged: {error}"),
+            digests=report.digests,
+        )
+    try:
+        found = _accepted(report.path, checkpoint, report.digests)
+    finally:
+        checkpoint.close()
+    return Report(
+        *(found.path, "unsafe", found.size, found.format),
+        faults=report.faults,
+        notes=found.notes,
+        tensors=found.tensors,
+        metadata=found.metadata,
+        identity=found.identity,
+        modelspec=found.modelspec,
+        training=found.training,
+        digests=report.digests,
     )
 
 
 def _accepted(path: Path, checkpoint: Checkpoint, digests: Mapping[str, str]) -> Report:
-    specs = checkpoint.specs
-    found = candidates(specs)
+    specs, metadata = checkpoint.specs, dict(checkpoint.metadata)
+    identity = _delta(identify(specs, metadata), metadata, len(specs))
     notes = tuple(checkpoint.notes)
-    if len(found) > 1:
-        notes += (f"Fits several model families: {', '.join(found)}. It is left undecided.",)
-    name, evidence = next(iter(found.items())) if len(found) == 1 else (None, None)
+    if len(identity.candidates) > 1:
+        notes += (
+            f"Fits several model families: {', '.join(identity.candidates)}. It is left undecided.",
+        )
+    safety = _SAFETY.get(checkpoint.format)
     return Report(
         path,
         "ok",
-        size=path.stat().st_size,
+        size=_size(path, checkpoint),
         format=checkpoint.format,
         notes=notes,
         tensors=specs,
-        metadata=dict(checkpoint.metadata),
-        architecture=name,
-        evidence=evidence.reasons if evidence else (),
-        components=_components(name, specs) if name else {},
+        metadata=metadata,
+        identity=identity,
+        safety=(safety,) if safety else (),
+        modelspec=modelspec(metadata),
+        training=training(metadata),
         digests=digests,
     )
 
 
-def _components(architecture: str, specs: Specs) -> dict[str, int]:
-    family = ARCHITECTURES[architecture]
-    counts: dict[str, int] = {}
-    for name, spec in specs.items():
-        if part := family.component(name):
-            counts[part] = counts.get(part, 0) + spec.elements
-    return counts
+def _delta(identity: Identity, metadata: Mapping[str, str], tensors: int) -> Identity:
+    """Say of memcard's own deltas what they are; nothing in their names and shapes tells."""
+    mode = metadata.get("memcard.delta.mode")
+    if mode is None:
+        return identity
+    base = metadata.get("memcard.delta.base_sha256", "not stated")
+    return replace(
+        identity,
+        kind="delta",
+        evidence=(f"memcard.delta.mode is {mode}: {tensors} tensors stand in for those of a base",),
+        missing=(f"base checkpoint, SHA-256 {base}",),
+    )
+
+
+def _size(path: Path, checkpoint: Checkpoint | None = None) -> int:
+    """Return the size in bytes of a file, of a folder, or of an index with its shards."""
+    if path.is_dir():
+        return sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
+    parts: Iterable[Path] = getattr(checkpoint, "parts", ())
+    return path.stat().st_size + sum(part.stat().st_size for part in parts)

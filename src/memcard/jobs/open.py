@@ -4,22 +4,71 @@ from __future__ import annotations
 
 from functools import cached_property
 from pathlib import Path
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
+from memcard.core.extras import require
 from memcard.core.views import View
+from memcard.errors import MemcardError
 from memcard.jobs.resolve import resolve
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from torch import Tensor
+
+    from memcard.core.architecture import Identity
+    from memcard.maths.torch_bridge import Bridge
 
 
 class Opened(View):
     """A checkpoint that also knows its family. Closes at the end of a ``with`` block."""
 
-    @cached_property
-    def architecture(self) -> str | None:
-        """Name of the model family, from names and shapes; None if unknown or ambiguous."""
-        from memcard.architectures import detect
+    _closed = False
 
-        found = detect(self.specs)
-        return found[0] if found else None
+    @property
+    def architecture(self) -> str | None:
+        """Name of the model family, also of a LoRA or a VAE; None if unknown or ambiguous."""
+        return self.identity.architecture
+
+    @cached_property
+    def identity(self) -> Identity:
+        """What it is, from names, shapes and metadata: kind, parts, what is missing, evidence."""
+        from memcard.architectures import identify
+
+        return identify(self.specs, self.metadata)
+
+    def tensor(self, name: str) -> Tensor:
+        """Return one tensor for torch: a window on the file where that is possible, else a copy.
+
+        It may be used after ``close``. Writing to it changes what the next call for the same name
+        returns, never the file.
+
+        Raises:
+            NotFoundError: there is no tensor of this name.
+            UnsupportedError: torch has no dtype for it.
+            IntegrityError: the file changed since it was opened.
+            UsageError: torch is not installed.
+        """
+        return self._bridge.tensor(name)
+
+    def tensors(self, names: Iterable[str] | None = None) -> dict[str, Tensor]:
+        """Return these tensors for torch, in this order; None for all. As ``tensor`` otherwise."""
+        return self._bridge.tensors(names)
+
+    def close(self) -> None:
+        """Give back the file handle. Tensors that were handed out stay as they are."""
+        self._closed = True
+        self.__dict__.pop("_bridge", None)
+        super().close()
+
+    @cached_property
+    def _bridge(self) -> Bridge:
+        if self._closed:
+            raise MemcardError("the checkpoint is closed; open it again to read from it.")
+        require("torch", what="a tensor for torch")
+        from memcard.maths.torch_bridge import Bridge
+
+        return Bridge(self)
 
     def __enter__(self) -> Self:
         return self

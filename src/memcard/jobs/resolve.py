@@ -25,16 +25,22 @@ _PREFIXES = ("", "finetune_", "lora_", "vae_")
 _DELTA = "memcard.delta."
 
 
-def resolve(ref: str | Path) -> Checkpoint:
+def resolve(ref: str | Path, *, salvage: bool = False) -> Checkpoint:
     """Open the checkpoint a user names: a path, ``starter``, ``starter/raw``, ``starter/STYLE``.
+
+    Args:
+        ref: what the user wrote.
+        salvage: list the tensors of a file that asks to run code; nothing is run.
 
     Raises:
         FormatError: the file cannot be read as a checkpoint.
         NotFoundError: nothing has this name, or the base of a delta is not at hand.
     """
+    checkpoint = open_file(locate(ref), salvage=salvage)
+    if f"{_DELTA}mode" not in checkpoint.metadata:
+        return checkpoint
+    checkpoint.close()
     node = node_for(ref, digests=False)
-    if isinstance(node, Source):
-        return open_source(node)
     return evaluate(node, open_source, OPS, metadata=metadata_of(node))
 
 

@@ -8,10 +8,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
-import numpy as np
-
 from memcard.core.tensors import DTYPES, Spec, Specs
-from memcard.maths.floats import STORED, combine, stored
+from memcard.maths.casting import cast
+from memcard.maths.floats import STORED, stored
 from memcard.ops._pairs import narrow_faults, refuse
 from memcard.recipes.nodes import Params, Step
 from memcard.recipes.op import Param
@@ -43,8 +42,8 @@ class Cast:
         self, step: Step, parts: Sequence[memoryview], params: Params, out: memoryview, start: int
     ) -> int:
         """Round one chunk."""
-        target = np.frombuffer(out, STORED[step.spec.dtype.name])
-        return combine([stored(parts[0], step.detail)], [1.0], target)
+        loss = cast(stored(parts[0], step.detail), stored(out, step.spec.dtype))
+        return loss.overflow + loss.unordered
 
 
 PLUGIN = Cast()

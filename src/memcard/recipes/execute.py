@@ -57,7 +57,8 @@ class RecipeCheckpoint:
     def piece(self, name: str, chunk: int) -> int:
         """Bytes to ask for at once: ``chunk``, or the whole tensor where the step needs it."""
         step = self._steps[name]
-        return step.spec.nbytes if step.whole else chunk
+        item = _item(step)
+        return step.spec.nbytes if step.whole else max(item, chunk // item * item)
 
     def read(self, name: str) -> memoryview:
         """Compute one tensor."""
@@ -74,13 +75,14 @@ class RecipeCheckpoint:
         elif step.whole:
             self._read_whole(step, into, offset)
         else:
-            item = step.spec.dtype.block_bytes
+            item = _item(step)
             if offset % item or len(into) % item:
                 self._read_odd(step, into, offset)
                 return
-            size = CHUNK // item * item
+            size = max(item, CHUNK // item * item)
             for at in range(0, len(into), size):
-                self._compute(step, into[at : at + size], (offset + at) // item)
+                start = (offset + at) // step.spec.dtype.block_bytes
+                self._compute(step, into[at : at + size], start)
 
     def extent(self, name: str) -> Extent | None:
         """Where the bytes lie, for a tensor that is copied; None for one that is computed."""
@@ -115,8 +117,8 @@ class RecipeCheckpoint:
         into[:] = last[1][offset : offset + len(into)]
 
     def _read_odd(self, step: Step, into: memoryview, offset: int) -> None:
-        """Serve a range that cuts through elements."""
-        item = step.spec.dtype.block_bytes
+        """Serve a range that cuts through elements, or through blocks of them."""
+        item = _item(step)
         first, last = offset // item, -(-(offset + len(into)) // item)
         around = memoryview(bytearray((last - first) * item))
         self.readinto(step.name, around, first * item)
@@ -128,9 +130,9 @@ class RecipeCheckpoint:
         for place, (index, key) in enumerate(step.needs + step.small):
             spec, source = self._inputs[index].specs[key], self._inputs[index]
             chunked = not step.whole and place < len(step.needs)
-            item = spec.dtype.block_bytes
-            part = self._buffer(place, count * item if chunked else spec.nbytes)
-            source.readinto(key, part, start * item if chunked else 0)
+            size, block = spec.dtype.block_bytes, spec.dtype.block
+            part = self._buffer(place, count * size // block if chunked else spec.nbytes)
+            source.readinto(key, part, start * size // block if chunked else 0)
             parts.append(part)
         bad = self._op.apply(step, parts, self._params, out, start)
         if bad:
@@ -143,6 +145,11 @@ class RecipeCheckpoint:
         if len(buffers.get(place, b"")) < size:
             buffers[place] = bytearray(size)
         return memoryview(buffers[place])[:size]
+
+
+def _item(step: Step) -> int:
+    """Fewest bytes of the result that can be computed by themselves."""
+    return step.spec.dtype.block_bytes * step.block
 
 
 def evaluate(

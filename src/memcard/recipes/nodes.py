@@ -119,6 +119,7 @@ class Step:
         small: (input, tensor name) read whole for every chunk: factors, scales.
         whole: the operation must see the whole tensor at once, not a chunk of it.
         copy: the bytes of ``needs[0]`` are the result; nothing is computed.
+        block: elements that are computed together, a divisor of all there are: the inputs' blocks.
         detail: what ``plan`` found out and ``apply`` wants to know; any immutable value.
         note: what a careful user should know about this tensor; "" if nothing.
     """
@@ -129,6 +130,7 @@ class Step:
     small: tuple[tuple[int, str], ...] = ()
     whole: bool = False
     copy: bool = False
+    block: int = 1
     detail: Any = None
     note: str = ""
 

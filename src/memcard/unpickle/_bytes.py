@@ -16,26 +16,34 @@ _LONG_BYTES = 1024  # an honest file has no number of more than 8000 bits
 class Cursor:
     """A position in ``code``; every claimed length is checked before anything is allocated."""
 
-    __slots__ = ("code", "op", "pos", "where")
+    __slots__ = ("code", "ended", "op", "pos", "where")
 
-    def __init__(self, code: bytes, where: str) -> None:
+    def __init__(self, code: bytes, where: str, start: int = 0) -> None:
         self.code = code
         self.where = where
-        self.pos = 0
-        self.op = 0  # where the running instruction began
+        self.pos = start
+        self.op = start  # where the running instruction began
+        self.ended = False  # it asked for more than there is
 
     def corrupt(self, what: str) -> CorruptError:
         """Return the error for the running instruction."""
+        fault = f"byte {self.op}: {what}"
         return CorruptError(
-            f"{self.where}: byte {self.op}: {what}. The pickle program is damaged or was made to "
-            "mislead; get the file again from its source."
+            f"{self.where}: {fault}. The pickle program is damaged or was made to "
+            "mislead; get the file again from its source.",
+            faults=[fault],
         )
+
+    def past_end(self, what: str) -> CorruptError:
+        """Return the error of a program that goes on behind the last byte."""
+        self.ended = True
+        return self.corrupt(what)
 
     def take(self, n: int) -> bytes:
         """Return the next ``n`` bytes."""
         if n > len(self.code) - self.pos:
             left = len(self.code) - self.pos
-            raise self.corrupt(f"claims {n} bytes where {left} are left")
+            raise self.past_end(f"claims {n} bytes where {left} are left")
         self.pos += n
         return self.code[self.pos - n : self.pos]
 
@@ -43,7 +51,7 @@ class Cursor:
         """Return the bytes up to the next newline."""
         end = self.code.find(b"\n", self.pos)
         if end < 0:
-            raise self.corrupt("a line without end")
+            raise self.past_end("a line without end")
         line = self.code[self.pos : end]
         self.pos = end + 1
         return line

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import codecs
+import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -10,6 +10,25 @@ if TYPE_CHECKING:
     from memcard.unpickle.machine import Machine
 
 Step = Callable[["Machine"], None]
+
+# The escapes of Python's repr; codecs.escape_decode would warn of those that are none.
+_ESCAPE = re.compile(rb"\\(x[0-9a-fA-F]{2}|[0-7]{1,3}|.|$)", re.DOTALL)
+_ESCAPES = {
+    **{bytes([c]): bytes([v]) for c, v in zip(b"abfnrtv", b"\a\b\f\n\r\t\v", strict=True)},
+    **{bytes([c]): bytes([c]) for c in b"\\'\""},
+    b"\n": b"",
+}
+
+
+def _unescaped(found: re.Match[bytes]) -> bytes:
+    code = found[1]
+    if code[:1] == b"x" and len(code) == 3:
+        return bytes([int(code[1:], 16)])
+    if code[:1] in b"01234567" and code:
+        return bytes([int(code, 8) & 0xFF])
+    if code in (b"x", b""):
+        raise ValueError("an escape that is cut off")
+    return _ESCAPES.get(code, b"\\" + code)
 
 
 def _int(m: Machine) -> None:
@@ -35,10 +54,27 @@ def _string(m: Machine) -> None:
     line = m.read.line()
     if len(line) < 2 or line[:1] != line[-1:] or line[:1] not in (b"'", b'"'):
         raise m.read.corrupt("a string without quotes")
-    try:
-        m.push(codecs.escape_decode(line[1:-1])[0].decode("latin-1"))
-    except ValueError:
-        raise m.read.corrupt("a string with a broken escape") from None
+    escapes = line.count(b"\\")
+    m.nodes += escapes
+    if m.nodes > m.limits.pickle_nodes:
+        raise m.read.corrupt("a string of more escapes than any real checkpoint has")
+    if escapes:
+        try:
+            line = line[:1] + _unescape(line[1:-1]) + line[-1:]
+        except ValueError:
+            raise m.read.corrupt("a string with a broken escape") from None
+    m.push(line[1:-1].decode("latin-1"))
+
+
+def _unescape(text: bytes) -> bytes:
+    """Resolve the escapes; piece by piece, because ``re.sub`` takes 60 times the size of the text."""
+    done, at = bytearray(), 0
+    for found in _ESCAPE.finditer(text):
+        done += text[at : found.start()]
+        done += _unescaped(found)
+        at = found.end()
+    done += text[at:]
+    return bytes(done)
 
 
 def _unicode(m: Machine) -> None:
@@ -66,7 +102,7 @@ def _tuple_of(m: Machine, n: int) -> None:
 
 def _dict(m: Machine) -> None:
     items = m.pop_mark()
-    m.push({})
+    m.push_dict()
     m.setitems(items)
 
 
@@ -123,11 +159,16 @@ def _reduce(m: Machine) -> None:
     m.push(m.call(target, args))
 
 
+def _newobj(m: Machine) -> None:
+    args, target = m.pop(), m.pop()
+    m.push(m.call(target, args, bare=True))
+
+
 def _newobj_ex(m: Machine) -> None:
     kwargs, args, target = m.pop(), m.pop(), m.pop()
     if not isinstance(kwargs, dict) or not isinstance(args, tuple):
         raise m.read.corrupt("makes an object with arguments of the wrong kind")
-    m.push(m.call(target, (*args, kwargs) if kwargs else args))
+    m.push(m.call(target, (*args, kwargs) if kwargs else args, bare=True))
 
 
 def _inst(m: Machine) -> None:
@@ -151,14 +192,14 @@ def _proto(m: Machine) -> None:
 def _frame(m: Machine) -> None:
     size = m.read.u8()
     if size > len(m.read.code) - m.read.pos:
-        raise m.read.corrupt(f"claims a frame of {size} bytes")
+        raise m.read.past_end(f"claims a frame of {size} bytes")
 
 
 def _out_of_band(m: Machine) -> None:
     raise m.read.corrupt("asks for a buffer from outside the file")
 
 
-OPCODES: dict[int, Step] = {
+_STEPS: dict[int, Step] = {
     ord(code): step
     for code, step in {
         "I": _int,
@@ -195,7 +236,7 @@ OPCODES: dict[int, Step] = {
         "\x85": lambda m: _tuple_of(m, 1),
         "\x86": lambda m: _tuple_of(m, 2),
         "\x87": lambda m: _tuple_of(m, 3),
-        "}": lambda m: m.push({}),
+        "}": lambda m: m.push_dict(),
         "d": _dict,
         "s": _setitem,
         "u": _setitems,
@@ -222,7 +263,7 @@ OPCODES: dict[int, Step] = {
         "b": lambda m: m.build(),
         "i": _inst,
         "o": _obj,
-        "\x81": _reduce,
+        "\x81": _newobj,
         "\x92": _newobj_ex,
         "\x80": _proto,
         "\x95": _frame,
@@ -230,3 +271,6 @@ OPCODES: dict[int, Step] = {
         "Q": lambda m: m.persistent(m.pop()),
     }.items()
 }
+
+# A list, because every instruction looks here.
+OPCODES: list[Step | None] = [_STEPS.get(code) for code in range(256)]

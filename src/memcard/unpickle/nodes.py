@@ -18,9 +18,28 @@ class BadCallError(Exception):
     """The arguments of a call or of a persistent id make no sense; the machine adds where."""
 
 
+class UnsafeCallError(Exception):
+    """A call of a harmless name that other programs would make something else of; says what."""
+
+
 def shown(text: str, most: int = 200) -> str:
     """Return foreign text as it may be printed: no control characters, not too long."""
     return text if text.isprintable() and len(text) <= most else repr(text[:most])
+
+
+def short(value: Value) -> str:
+    """Show a foreign value in a few characters, without walking it."""
+    if isinstance(value, str | bytes):
+        return repr(value[:40])
+    if isinstance(value, list | tuple) and len(value) <= 8:
+        if all(isinstance(v, str | int | float) for v in value):
+            return repr(value)[:80]
+        return f"a {type(value).__name__} of {len(value)}"
+    if isinstance(value, int | float | None):
+        return repr(value)[:40]
+    if isinstance(value, Global):
+        return shown(value.full)
+    return f"a {type(value).__name__}"
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -38,11 +57,28 @@ class Global:
 
 @dataclass(eq=False, slots=True)
 class Opaque:
-    """A call that was recorded and not made; ``state`` is what BUILD would have set."""
+    """A call that was recorded and not made, and what the program did with its result.
+
+    ``state`` is what BUILD would have set; ``pairs`` and ``items`` are what would have been put in.
+    """
 
     what: str
     args: tuple[Value, ...] = ()
     state: Value = None
+    pairs: list[tuple[Value, Value]] | None = None
+    items: list[Value] | None = None
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Parts:
+    """A tensor that is kept as several plain ones, such as the indices and values of a sparse one.
+
+    ``facts`` are the numbers beside them that the whole needs.
+    """
+
+    kind: str
+    tensors: dict[str, Value]
+    facts: dict[str, str]
 
 
 class Mapped(dict[Value, Value]):
@@ -58,11 +94,12 @@ class Mapped(dict[Value, Value]):
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Storage:
-    """A flat piece of memory: one ``data/<key>`` member of a torch file."""
+    """A flat piece of memory: one ``data/<key>`` member of a torch file, or a part of one."""
 
     key: str
     dtype: DType | None  # None: untyped, the view says
     nbytes: int
+    start: int = 0  # in bytes; not 0 only for a view on another storage, as torch 0.3 wrote them
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -72,9 +109,11 @@ class TensorView:
     storage: Storage
     dtype: DType
     itemsize: int  # bytes of one torch element
-    offset: int  # in bytes
+    offset: int  # in bytes, from the start of the whole storage
     shape: tuple[int, ...]  # in torch elements
     stride: tuple[int, ...]  # in torch elements
+    conjugated: bool = False  # the imaginary parts mean their negative
+    negated: bool = False  # all numbers mean their negative
 
     @property
     def nbytes(self) -> int:
@@ -95,6 +134,11 @@ class TensorView:
                 return False
             step *= n
         return True
+
+    @property
+    def as_stored(self) -> bool:
+        """Whether the stored bytes are the values: row-major and neither conjugated nor negated."""
+        return self.contiguous and not self.conjugated and not self.negated
 
 
 @dataclass(slots=True)

@@ -63,17 +63,25 @@ TORCH_DTYPES: Mapping[str, DType] = {
     }.items()
 }
 
-# Dtypes whose bits only torch's own kernels understand; tensors of these stay opaque.
-OPAQUE_DTYPES = frozenset(
-    {
-        *("bits8", "bits16", "bits1x8", "bits2x4", "bits4x2"),
-        *("qint8", "quint8", "qint32", "quint4x2", "quint2x4"),
-        *(f"{sign}int{n}" for sign in ("", "u") for n in range(1, 8)),
-    }
-)
-QUANTIZED_STORAGES = frozenset(
-    {"QInt8Storage", "QUInt8Storage", "QInt32Storage", "QUInt4x2Storage", "QUInt2x4Storage"}
-)
+# Dtypes that no other format names: kept as bytes of the same width.
+RAW_DTYPES: Mapping[str, DType] = {
+    "bits16": DTYPES["U16"],
+    **dict.fromkeys(("bits8", "bits1x8", "bits2x4", "bits4x2"), DTYPES["U8"]),
+    **{f"uint{n}": DTYPES["U8"] for n in range(1, 8)},
+    **{f"int{n}": DTYPES["I8"] for n in range(1, 8)},
+    **dict.fromkeys(("quint8", "quint4x2", "quint2x4"), DTYPES["U8"]),
+    "qint8": DTYPES["I8"],
+    "qint32": DTYPES["I32"],
+}
+# Storages of quantised tensors: the integers, without their scale. The packed ones hold 2 or 4 values
+# in a byte and count values, not bytes.
+QUANTIZED_STORAGES: Mapping[str, DType] = {
+    "QInt8Storage": DTYPES["I8"],
+    "QUInt8Storage": DTYPES["U8"],
+    "QInt32Storage": DTYPES["I32"],
+    "QUInt4x2Storage": DTYPES["U8"],
+    "QUInt2x4Storage": DTYPES["U8"],
+}
 
 
 def item_bytes(dtype: DType) -> int:

@@ -2,16 +2,18 @@
 
 The dict under the top-level ``state_dict`` comes first, under its own names. Everything else is named
 by its path: ``optimizer_states[0].state[3].exp_avg``; text keys after a dot, all others in brackets.
+The parameters of a module object have the names its ``state_dict()`` would give them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from memcard.core.limits import DEFAULT, Limits
 from memcard.errors import UnsupportedError
-from memcard.unpickle.nodes import Global, Mapped, Opaque, TensorView, Value
+from memcard.unpickle._walk import Walk, key_path
+from memcard.unpickle.nodes import Mapped, Parts, Storage, TensorView, Value, shown
 
 METADATA_KEY = "memcard_metadata"
 # Top-level keys that trainers use for what is not the model.
@@ -24,6 +26,7 @@ TRAINING_KEYS = frozenset(
     }
 )
 _TEXT_LIMIT = 4096
+_NOTES_LIMIT = 8  # notes of one kind
 
 
 @dataclass(slots=True)
@@ -35,141 +38,125 @@ class Contents:
     training: list[str] = field(default_factory=list)  # names that are training state, not model
     notes: list[str] = field(default_factory=list)
     other: list[str] = field(default_factory=list)  # top-level keys without tensors
+    versions: Mapping[Value, Value] = field(default_factory=dict)  # ``_metadata`` of the state dict
 
 
 def flatten(root: Value, where: str, limits: Limits = DEFAULT) -> Contents:
     """List every tensor below ``root``.
 
     Raises:
-        UnsupportedError: nested deeper than ``limits.nesting``, or shared in so many places that
-            listing would take for ever.
+        UnsupportedError: nested deeper than ``limits.nesting``, or more tensors than
+            ``limits.tensors``, or shared in so many places that listing would take for ever.
     """
-    walk = _Walk(where, limits)
+    walk = Walk(where, limits)
     walk.mark(root, 0)
-    found = Contents()
+    found = _Names(where, limits)
     model = root.get("state_dict") if isinstance(root, dict) else None
     if isinstance(model, dict) and walk.full.get(id(model)):
-        for path, view in walk.tensors(model, None, 1):
-            _add(found, path, view)
+        for path, leaf in walk.leaves(model, None, 1):
+            found.add(path, leaf)
     else:
         model = None
-    for path, view in _rest(walk, root, model):
-        name = _add(found, path, view)
+    for path, leaf in _rest(walk, root, model):
+        names = found.add(path, leaf)
         if model is not None and _first(path) in TRAINING_KEYS:
-            found.training.append(name)
-    _describe(found, root, walk)
-    return found
+            found.contents.training += names
+    contents = found.finish()
+    if walk.cycles:
+        contents.notes.append("Some values contain themselves; each is listed once.")
+    contents.versions = _versions(root if model is None else model)
+    _describe(contents, root, walk)
+    return contents
 
 
-class _Walk:
-    """Depth-first over containers; ``full`` holds the ids of those with a tensor below."""
+class _Names:
+    """Gives every tensor a name of its own."""
 
     def __init__(self, where: str, limits: Limits) -> None:
         self.where = where
         self.limits = limits
-        self.full: dict[int, bool] = {}
-        self.size = 0
-        self.steps = 0
+        self.contents = Contents()
+        self.size = 0  # of all names
+        self.number = 0
+        self.twice: list[str] = []
+        self.parts: dict[str, list[str]] = {}  # kind to names
 
-    def mark(self, value: Value, depth: int) -> bool:
-        """Fill ``full``; each container is looked at once, a cycle counts as empty."""
-        if isinstance(value, TensorView):
-            return True
-        if not isinstance(value, dict | list | tuple | Opaque):
-            return False
-        if id(value) in self.full:
-            return self.full[id(value)]
-        if depth > self.limits.nesting:
+    def add(self, path: str, leaf: TensorView | Parts | Storage) -> list[str]:
+        """Take in a leaf; return the names it got."""
+        if isinstance(leaf, TensorView):
+            return [self._name(path, leaf)]
+        if isinstance(leaf, Storage):
+            from memcard.unpickle.torch_parts import whole_storage
+
+            return [self._name(path, whole_storage(leaf))]
+        self._count(path)
+        self.parts.setdefault(leaf.kind, []).append(path)
+        for fact, text in leaf.facts.items():
+            self.contents.metadata.setdefault(f"{path}.{fact}", text)
+        parts = leaf.tensors.items()
+        return [self._name(f"{path}.{n}", v) for n, v in parts if isinstance(v, TensorView)]
+
+    def _name(self, path: str, view: TensorView) -> str:
+        tensors, name, n = self.contents.tensors, path, 1
+        while name in tensors:
+            n += 1
+            name = f"{path}#{n}"
+        if n > 1:
+            self.twice.append(name)
+        self._count(name)
+        tensors[name] = view
+        return name
+
+    def _count(self, name: str) -> None:
+        self.size += len(name)
+        self.number += 1
+        if self.number > self.limits.tensors or self.size > self.limits.name_bytes:
             raise UnsupportedError(
-                f"{self.where}: values are nested deeper than {self.limits.nesting} levels. "
-                "No known trainer writes this; ask the author for a .safetensors file."
+                f"{self.where}: has more than {self.limits.tensors} tensors, or names of more than "
+                f"{self.limits.name_bytes} bytes. No known trainer writes this; ask the author for a "
+                ".safetensors file."
             )
-        self.full[id(value)] = False
-        found = False
-        for _, child in _children(value):
-            self.size += 1
-            found = self.mark(child, depth + 1) or found
-        self.full[id(value)] = found
-        return found
 
-    def tensors(
-        self, value: Value, path: str | None, depth: int
-    ) -> Iterator[tuple[str, TensorView]]:
-        """Yield every tensor below with its path; a shared container is listed at each place."""
-        if isinstance(value, TensorView):
-            yield "tensor" if path is None else path, value
-            return
-        if not self.full.get(id(value)):
-            return
-        for key, child in _children(value):
-            self.steps += 1
-            if self.steps > 1000 + 8 * self.size or depth > self.limits.nesting:
-                raise UnsupportedError(
-                    f"{self.where}: the same values are shared in too many places to list them "
-                    "all. No known trainer writes this; ask the author for a .safetensors file."
-                )
-            yield from self.tensors(child, _join(path, key), depth + 1)
+    def finish(self) -> Contents:
+        """Return the contents with the notes on their names."""
+        notes = self.contents.notes
+        for name in self.twice[:_NOTES_LIMIT]:
+            path = name.rpartition("#")[0]
+            notes.append(f"{path!r} is the path of several tensors; one of them is {name!r} here.")
+        if len(self.twice) > _NOTES_LIMIT:
+            notes.append(f"{len(self.twice) - _NOTES_LIMIT} more names are given twice.")
+        for kind, names in self.parts.items():
+            some = ", ".join(map(shown, names[:_NOTES_LIMIT]))
+            more = f" and {len(names) - _NOTES_LIMIT} more" if len(names) > _NOTES_LIMIT else ""
+            notes.append(
+                f"{kind[0].upper()}{kind[1:]}, listed in its parts, which together are the whole: "
+                f"{some}{more}."
+            )
+        return self.contents
 
 
-def _children(value: Value) -> Iterator[tuple[Value, Value]]:
-    if isinstance(value, dict):
-        yield from value.items()
-        if isinstance(value, Mapped) and isinstance(value.state, dict):
-            yield from ((("." + str(k)), v) for k, v in value.state.items() if k != "_metadata")
-    elif isinstance(value, list | tuple):
-        yield from enumerate(value)
-    elif isinstance(value, Opaque):
-        yield from enumerate(value.args)
-        state = value.state
-        if isinstance(state, dict):
-            yield from state.items()
-        elif isinstance(state, list | tuple):
-            yield from enumerate(state)
-
-
-def _rest(walk: _Walk, root: Value, model: Value) -> Iterator[tuple[str, TensorView]]:
+def _rest(
+    walk: Walk, root: Value, model: Value
+) -> Iterator[tuple[str, TensorView | Parts | Storage]]:
     if model is None:
-        yield from walk.tensors(root, None, 0)
+        yield from walk.leaves(root, None, 0)
         return
     for key, child in root.items():
         if key != "state_dict":
-            yield from walk.tensors(child, _join(None, key), 1)
-
-
-def _join(path: str | None, key: Value) -> str:
-    if isinstance(key, str):
-        return key if path is None else f"{path}.{key}"
-    return f"{path or ''}[{_key_text(key)}]"
-
-
-def _key_text(key: Value) -> str:
-    if isinstance(key, Global):
-        return key.full
-    if isinstance(key, Opaque):
-        return key.what
-    if isinstance(key, tuple):
-        return "(" + ", ".join(_key_text(part) for part in key) + ")"
-    return repr(key)
+            yield from walk.leaves(child, key_path(None, key), 1)
 
 
 def _first(path: str) -> str:
     return path.partition(".")[0].partition("[")[0]
 
 
-def _add(found: Contents, path: str, view: TensorView) -> str:
-    name, n = path, 1
-    while name in found.tensors:
-        n += 1
-        name = f"{path}#{n}"
-    if n > 1:
-        found.notes.append(
-            f"{path!r} is the path of several tensors; one of them is {name!r} here."
-        )
-    found.tensors[name] = view
-    return name
+def _versions(model: Value) -> Mapping[Value, Value]:
+    state = model.state if isinstance(model, Mapped) else None
+    found = state.get("_metadata") if isinstance(state, dict) else None
+    return found if isinstance(found, dict) else {}
 
 
-def _describe(found: Contents, root: Value, walk: _Walk) -> None:
+def _describe(found: Contents, root: Value, walk: Walk) -> None:
     if not isinstance(root, dict):
         return
     kept = root.get(METADATA_KEY)
@@ -178,9 +165,9 @@ def _describe(found: Contents, root: Value, walk: _Walk) -> None:
     ):
         found.metadata.update(kept)
     for key, value in root.items():
-        if key == METADATA_KEY or not isinstance(key, str) or isinstance(value, TensorView):
+        if key == METADATA_KEY or not isinstance(key, str):
             continue
         if isinstance(value, str | int | float) and len(str(value)) <= _TEXT_LIMIT:
             found.metadata.setdefault(key, str(value))
-        elif not walk.full.get(id(value)):
+        elif not isinstance(value, TensorView | Parts | Storage) and not walk.full.get(id(value)):
             found.other.append(key)

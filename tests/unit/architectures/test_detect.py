@@ -6,11 +6,28 @@ from pathlib import Path
 import pytest
 
 from fixtures.sd15 import FULL, TINY, Size, shapes, write_safetensors
+from fixtures.unets import diffusers_unet
 from memcard.architectures import ARCHITECTURES, candidates, detect
 from memcard.core.checkpoint import Checkpoint
 from memcard.core.tensors import DTYPES, Spec, Specs
+from memcard.core.views import View
+from memcard.errors import UnsupportedError
 from memcard.formats import open_file
+from memcard.generation.pipeline import family_of
 from memcard.jobs.resolve import names, resolve
+
+
+class Renamed(View):
+    """A checkpoint that claims other shapes."""
+
+    def __init__(self, inner: Checkpoint, claimed: Mapping[str, tuple[int, ...]]) -> None:
+        super().__init__(inner)
+        self.claimed = specs_of(claimed)
+
+    @property
+    def specs(self) -> Specs:
+        return self.claimed
+
 
 Shapes = Mapping[str, tuple[int, ...]]
 UNET = "model.diffusion_model."
@@ -69,7 +86,7 @@ def test_the_twin_is_sd1_and_says_why(twin: Checkpoint) -> None:
     name, evidence = found
     assert name == "sd1"
     assert evidence.components == ("unet", "vae", "text_encoder")
-    assert "attn2.to_k is 32 wide" in " ".join(evidence.reasons)
+    assert "attn2.to_k.weight is 32 wide: a narrow twin" in " ".join(evidence.reasons)
     assert "12 layers" in " ".join(evidence.reasons)
 
 
@@ -78,7 +95,7 @@ def test_the_full_size_is_sd1_with_clip_l() -> None:
 
     assert found is not None
     assert found[0] == "sd1"
-    assert "attn2.to_k is 768 wide: CLIP-L" in found[1].reasons
+    assert any("attn2.to_k.weight is 768 wide: CLIP-L" in r for r in found[1].reasons)
 
 
 def test_what_training_leaves_in_a_file_does_not_matter() -> None:
@@ -131,7 +148,6 @@ OTHERS: dict[str, Shapes] = {
     "SDXL's text width": wider_text(2048),
     "SD 2's text width": wider_text(1024),
     "SD 2's linear projections": linear_projections(),
-    "inpainting": inpainting(),
     "half a UNet": {n: s for n, s in shapes(TINY).items() if "output_blocks.5" not in n},
     "no middle": {n: s for n, s in shapes(TINY).items() if "input_blocks.4.0" not in n},
 }
@@ -141,6 +157,28 @@ OTHERS: dict[str, Shapes] = {
 def test_what_is_no_sd1_is_not_called_one(other: str) -> None:
     assert dict(candidates(specs_of(OTHERS[other]))) == {}
     assert detect(specs_of(OTHERS[other])) is None
+
+
+def test_inpainting_is_known_for_what_it_is_and_not_run(tmp_path: Path) -> None:
+    found = detect(specs_of(inpainting()))
+
+    assert found is not None
+    assert (found[0], found[1].variant) == ("sd1", "inpainting")
+    assert not ARCHITECTURES["sd1"].runs(specs_of(inpainting()), found[1])
+    file = write_safetensors(tmp_path / "sd1.safetensors")
+    with pytest.raises(UnsupportedError, match=r"Stable Diffusion 1\.x, inpainting"):
+        family_of(Renamed(open_file(file), inpainting()), "my.safetensors")
+
+
+def test_only_the_plain_model_under_its_own_names_is_run() -> None:
+    sd1 = ARCHITECTURES["sd1"]
+    whole, named = specs_of(shapes(TINY)), specs_of(diffusers_unet("sd1"))
+    evidence, other = sd1.detect(whole), sd1.detect(named)
+
+    assert evidence is not None
+    assert other is not None
+    assert sd1.runs(whole, evidence)
+    assert not sd1.runs(named, other)
 
 
 def test_the_files_of_the_starter_that_are_no_whole_are_nobodys() -> None:

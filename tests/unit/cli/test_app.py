@@ -85,7 +85,7 @@ def test_an_interrupt_is_130(
     def interrupted(*args: object, **kwargs: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("memcard.jobs.inspect.inspect", interrupted)
+    monkeypatch.setattr("memcard.jobs.inspect.inspect_all", interrupted)
 
     assert main(["inspect", "x"]) == 130
     assert "interrupted" in capsys.readouterr().err

@@ -27,7 +27,7 @@ def test_every_foreseen_fault_is_one_line_and_its_code(
     def fails(*args: object, **kwargs: object) -> None:
         raise error
 
-    monkeypatch.setattr("memcard.jobs.inspect.inspect", fails)
+    monkeypatch.setattr("memcard.jobs.inspect.inspect_all", fails)
 
     assert main(["inspect", "x"]) == code
     err = capsys.readouterr().err

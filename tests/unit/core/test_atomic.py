@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from memcard.core.atomic import disk_errors, replacing
+from memcard.core.atomic import Together, disk_errors, replacing, replacing_folder
 from memcard.errors import DiskError
 
 
@@ -60,3 +60,100 @@ def test_a_full_disk_becomes_a_disk_error_that_names_the_file(tmp_path: Path) ->
 def test_other_system_errors_pass_unchanged() -> None:
     with pytest.raises(PermissionError), disk_errors(Path("x")):
         raise PermissionError(errno.EACCES, "denied")
+
+
+def staged(folder: Path, content: bytes) -> Together:
+    together = Together()
+    for name in ("a", "b", "index"):
+        with together.stage(folder / name) as file:
+            file.write(content)
+    return together
+
+
+def test_files_that_belong_together_appear_together(tmp_path: Path) -> None:
+    together = staged(tmp_path, b"new")
+    assert not (tmp_path / "a").exists()
+
+    together.commit(tmp_path / "index")
+
+    assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == dict.fromkeys(
+        ("a", "b", "index"), b"new"
+    )
+
+
+def test_files_that_are_discarded_leave_the_old_ones(tmp_path: Path) -> None:
+    staged(tmp_path, b"old").commit(tmp_path / "index")
+
+    staged(tmp_path, b"new").discard()
+
+    assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == dict.fromkeys(
+        ("a", "b", "index"), b"old"
+    )
+
+
+def test_an_error_in_one_of_them_leaves_no_part_of_it(tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt), Together().stage(tmp_path / "a"):
+        raise KeyboardInterrupt
+
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_appears_whole(tmp_path: Path) -> None:
+    with replacing_folder(tmp_path / "m") as part:
+        (part / "x").write_bytes(b"new")
+        assert not (tmp_path / "m").exists()
+
+    assert [p.name for p in tmp_path.iterdir()] == ["m"]
+    assert (tmp_path / "m" / "x").read_bytes() == b"new"
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, OSError])
+def test_a_folder_that_failed_leaves_the_old_one(
+    error: type[BaseException], tmp_path: Path
+) -> None:
+    (tmp_path / "m").mkdir()
+    (tmp_path / "m" / "x").write_bytes(b"old")
+
+    with (  # noqa: PT012  # the file before the error is the point
+        pytest.raises(error),
+        replacing_folder(tmp_path / "m", overwrite=True) as part,
+    ):
+        (part / "x").write_bytes(b"half")
+        raise error
+
+    assert [p.name for p in tmp_path.iterdir()] == ["m"]
+    assert (tmp_path / "m" / "x").read_bytes() == b"old"
+
+
+def test_a_folder_that_cannot_take_its_name_leaves_the_old_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "m").mkdir()
+    (tmp_path / "m" / "x").write_bytes(b"old")
+    rename = Path.rename
+
+    def failing(self: Path, target: Path) -> Path:
+        if target == tmp_path / "m" and self.suffix == ".part":
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", failing)
+    with pytest.raises(DiskError), replacing_folder(tmp_path / "m", overwrite=True) as part:
+        (part / "y").write_bytes(b"new")
+
+    assert [p.relative_to(tmp_path).as_posix() for p in sorted(tmp_path.rglob("*"))] == ["m", "m/x"]
+
+
+@pytest.mark.parametrize("is_file", [True, False])
+def test_what_is_there_is_not_replaced_unasked(is_file: bool, tmp_path: Path) -> None:
+    path = tmp_path / "m"
+    if is_file:
+        path.write_bytes(b"old")
+    else:
+        path.mkdir()
+        (path / "x").write_bytes(b"old")
+
+    with pytest.raises(FileExistsError), replacing_folder(path, overwrite=is_file):
+        raise AssertionError
+
+    assert (path if is_file else path / "x").read_bytes() == b"old"

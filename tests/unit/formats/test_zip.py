@@ -121,6 +121,66 @@ def test_encrypted_members_are_unsupported(tmp_path: Path) -> None:
         read(tmp_path / "x", bytes(raw))
 
 
+def flagged(local: int, central: int) -> bytes:
+    raw = bytearray(RAW)
+    raw[6:8], raw[CENTRAL + 8 : CENTRAL + 10] = struct.pack("<H", local), struct.pack("<H", central)
+    return bytes(raw)
+
+
+@pytest.mark.parametrize("bit", [0, 6, 13])
+def test_each_kind_of_encryption_is_unsupported(bit: int, tmp_path: Path) -> None:
+    with pytest.raises(UnsupportedError, match="encrypted"):
+        read(tmp_path / "x", flagged(1 << bit, 1 << bit))
+
+
+@pytest.mark.parametrize("bit", [4, 5, 7, 12, 15])
+def test_flags_that_nobody_should_use_are_corrupt(bit: int, tmp_path: Path) -> None:
+    with pytest.raises(CorruptError, match="unknown flags"):
+        read(tmp_path / "x", flagged(1 << bit, 1 << bit))
+
+
+@pytest.mark.parametrize(("local", "central"), [(0, 8), (8, 0), (1, 0)])
+def test_flags_must_agree(local: int, central: int, tmp_path: Path) -> None:
+    with pytest.raises(CorruptError, match=r"flags|record that follows"):
+        read(tmp_path / "x", flagged(local, central))
+
+
+def test_a_folder_with_content_is_corrupt(tmp_path: Path) -> None:
+    raw = bytearray(RAW)
+    raw[CENTRAL + 38] |= 0x10
+
+    with pytest.raises(CorruptError, match="marked as a folder"):
+        read(tmp_path / "x", bytes(raw))
+
+
+NAMES = {
+    "a/./one": "another one",
+    "a//one": "another one",
+    "a\\one": "another one",
+    "a/o\x01e": "another one",
+}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_names_that_some_read_as_another_are_corrupt(name: str, tmp_path: Path) -> None:
+    with pytest.raises(CorruptError, match=NAMES[name]):
+        read(tmp_path / "x", pack([(name, b"x")]))
+
+
+def test_names_that_differ_only_in_case_are_corrupt(tmp_path: Path) -> None:
+    with pytest.raises(CorruptError, match="in two spellings"):
+        read(tmp_path / "x", pack([("a/data.pkl", b"x"), ("a/DATA.pkl", b"y")]))
+
+
+def test_all_faults_of_a_directory_are_collected(tmp_path: Path) -> None:
+    raw = RAW.replace(b"a/one", b"../no").replace(b"a/two", b"/root")
+
+    with pytest.raises(CorruptError) as caught:
+        read(tmp_path / "x", raw)
+
+    assert len(caught.value.faults) == 2
+
+
 def test_members_beyond_4_gb_use_zip64(tmp_path: Path) -> None:
     """A sparse file: 5 GB long, a few kB on disk; Python's zipfile is the second opinion."""
     path, size = tmp_path / "x", 5 << 30

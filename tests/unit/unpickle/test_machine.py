@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gc
 import pickle
 import struct
 from collections import Counter, OrderedDict, defaultdict, deque
@@ -168,3 +169,85 @@ def test_the_extension_registry_is_unsafe(code: bytes) -> None:
 def test_an_out_of_range_length_is_checked_before_it_is_allocated() -> None:
     with pytest.raises(CorruptError, match="claims 9223372036854775807 bytes where 1 are left"):
         run(b"\x8e" + struct.pack("<Q", (1 << 63) - 1) + b".")
+
+
+def salvage(code: bytes) -> Machine:
+    machine = Machine(code, "x", TorchRules(), salvage=True)
+    machine.root = machine.run().root  # type: ignore[attr-defined]
+    return machine
+
+
+def test_salvage_keeps_calls_as_records_and_lists_what_was_asked() -> None:
+    machine = salvage(b"\x80\x02}(U\x01acmy.mod\nThing\n)\x81}U\x01bK\x01sbU\x01cNu.")
+    root = machine.root  # type: ignore[attr-defined]
+
+    assert (root["a"].what, root["a"].state, root["c"]) == ("my.mod.Thing", {"b": 1}, None)
+    assert list(machine.findings.asked) == ["my.mod.Thing at byte 7"]
+
+
+def test_salvage_keeps_what_is_put_into_unknown_containers() -> None:
+    root = salvage(b"\x80\x02cmy\nThing\n)R(K\x01K\x02uK\x03a(K\x04K\x05e.").root  # type: ignore[attr-defined]
+
+    assert (root.pairs, root.items) == ([(1, 2)], [3, 4, 5])
+
+
+@pytest.mark.parametrize(
+    "code", [b"\x80\x02cos\nsystem\n0]Ns.", b"\x80\x02cos\nsystem\n0", b"cos\nx\n0g7\n."]
+)
+def test_salvage_refuses_a_broken_program_as_ever(code: bytes) -> None:
+    with pytest.raises(CorruptError):
+        salvage(code)
+
+
+def test_several_programs_in_a_row() -> None:
+    code = pickle.dumps([1], 2) + pickle.dumps("two", 4) + b"rest"
+    first = Machine(code, "x", TorchRules())
+    one = first.run_next().root
+    second = Machine(code, "x", TorchRules(), start=first.read.pos)
+
+    assert (one, second.run_next().root) == ([1], "two")
+    assert code[second.read.pos :] == b"rest"
+
+
+def test_a_persistent_id_that_is_no_storage_does_not_hide_what_follows() -> None:
+    with pytest.raises(UnsafeError) as caught:
+        run(b"\x80\x02Pnonsense\n0cos\nsystem\n.")
+
+    assert caught.value.faults == (
+        "os.system at byte 13",
+        "byte 2: persistent id: not a storage: 'nonsense'",
+    )
+
+
+def test_names_computed_from_what_a_reader_would_supply_are_unsafe() -> None:
+    with pytest.raises(UnsafeError, match="a computed name"):
+        run(b"\x80\x04Pos\nPsystem\n\x93.")
+
+
+@pytest.mark.parametrize("kind", ["__builtin__\nlist", "torch\nSize"])
+def test_copying_the_same_values_again_and_again_is_counted(kind: str) -> None:
+    big = b"](" + b"K\x01" * 1000 + b"e\x85q\x010"
+    code = b"\x80\x02c" + kind.encode() + b"\nq\x000" + big + b"h\x00h\x01R0" * 500 + b"N."
+
+    with pytest.raises(CorruptError, match="more values"):
+        run(code, Limits(pickle_nodes=100_000))
+
+
+@pytest.mark.parametrize("escape", [rb"\x41", rb"\101", b"A"])
+def test_escapes_of_the_oldest_protocol(escape: bytes) -> None:
+    assert run(b"S'" + escape + rb"\n\'\\" + b"'\n.") == "A\n'\\"
+    assert run(rb"S'\y'" + b"\n.") == "\\y"  # no escape: kept, and no warning
+
+
+@pytest.mark.parametrize("text", [rb"S'\x4'", rb"S'\'"])
+def test_an_escape_that_is_cut_off_is_corrupt(text: bytes) -> None:
+    with pytest.raises(CorruptError, match="broken escape"):
+        run(text + b"\n.")
+
+
+def test_the_collector_is_on_again_after_a_run() -> None:
+    run(b"N.")
+    with pytest.raises(CorruptError):
+        run(b"\xff")
+
+    assert gc.isenabled()

@@ -65,12 +65,14 @@ def test_training_state_is_known_only_beside_a_state_dict() -> None:
     assert (beside.training, alone.training) == (["optimizer.m"], [])
 
 
-def test_a_cycle_ends() -> None:
+def test_a_cycle_is_listed_once_and_noted() -> None:
     root: dict[str, Any] = {"w": T}
     root["self"] = root
 
-    with pytest.raises(UnsupportedError, match="too many places"):
-        flatten(root, "x")
+    found = flatten(root, "x")
+
+    assert list(found.tensors) == ["w"]
+    assert "contain themselves" in found.notes[0]
 
 
 def test_nesting_has_a_limit() -> None:

@@ -1,0 +1,45 @@
+"""Stable Diffusion XL: UNet, autoencoder, CLIP-L, OpenCLIP-bigG.
+
+Source: Stability-AI generative-models, ``configs/inference/sd_xl_base.yaml``; diffusers
+``single_file_utils.py``; configs of ``stable-diffusion-xl-base-1.0``.
+"""
+
+from __future__ import annotations
+
+from memcard.architectures._unet import UNet
+from memcard.dialects import _text, _unet, _vae
+from memcard.dialects._configs import Numbers, stable_diffusion
+from memcard.dialects._dialect import Component, Dialect
+
+_LEVELS = 3  # the refiner has four
+
+
+def _accepts(unet: UNet) -> bool:
+    return unet.linear and not unet.attention[0] and len(unet.attention) == _LEVELS
+
+
+PLUGIN = Dialect(
+    title="Stable Diffusion XL",
+    source="https://github.com/huggingface/diffusers (0.42, loaders/single_file_utils.py)",
+    components=(
+        Component(
+            "unet",
+            _unet.LDM,
+            _unet.DIFFUSERS,
+            _unet.linker(_accepts, labels="add_embedding"),
+        ),
+        _vae.component(),
+        _text.clip("text_encoder", ("conditioner.embedders.0.transformer.", ""), projected=False),
+        _text.open_clip("text_encoder_2", ("conditioner.embedders.1.model.", ""), projected=True),
+    ),
+    configs=stable_diffusion(
+        Numbers(
+            "StableDiffusionXLPipeline",
+            sample=1024,
+            scaling=0.13025,
+            head_width=64,
+            activations={"text_encoder": "quick_gelu", "text_encoder_2": "gelu"},
+        )
+    ),
+    tokenizers={"tokenizer": "clip", "tokenizer_2": "clip_bang"},
+)

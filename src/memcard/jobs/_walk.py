@@ -1,0 +1,64 @@
+"""Every checkpoint below the folders a user names; links to folders are followed once."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from memcard.formats import is_checkpoint_folder
+
+SUFFIXES = frozenset(
+    {".safetensors", ".sft", ".ckpt", ".pt", ".pth", ".bin", ".pkl", ".gguf", ".pt2"}
+)
+_INDEX = ".index.json"
+
+
+def below(paths: Iterable[Path]) -> Iterator[Path]:
+    """Yield files as they are given, and what lies in folders in the order of their names.
+
+    A folder that is one checkpoint (a diffusers folder) is yielded itself, not its parts. Shards are
+    yielded as the index that lists them. Hidden folders are passed over.
+    """
+    seen: set[tuple[int, int]] = set()
+    for path in paths:
+        if path.is_dir() and not is_checkpoint_folder(path):
+            yield from _in_folder(path, seen)
+        else:
+            yield path
+
+
+def _in_folder(folder: Path, seen: set[tuple[int, int]]) -> Iterator[Path]:
+    state = folder.stat()
+    if (state.st_dev, state.st_ino) in seen:
+        return
+    seen.add((state.st_dev, state.st_ino))
+    with os.scandir(folder) as listing:
+        entries = sorted(listing, key=lambda entry: entry.name)
+    indexes = [entry.name for entry in entries if entry.name.endswith(_INDEX)]
+    for entry in entries:
+        path = Path(entry.path)
+        if entry.is_dir():
+            if entry.name.startswith("."):
+                continue
+            if is_checkpoint_folder(path) and _has_weights(path):
+                yield path
+            else:
+                yield from _in_folder(path, seen)
+        elif entry.is_file() and _is_checkpoint(entry.name, indexes):
+            yield path
+
+
+def _has_weights(folder: Path) -> bool:
+    """Tell a diffusers folder from the configs of one, which are nothing to look at."""
+    return any(path.suffix in SUFFIXES for path in folder.rglob("*"))
+
+
+def _is_checkpoint(name: str, indexes: list[str]) -> bool:
+    if name.endswith(_INDEX):
+        return name.removesuffix(_INDEX).endswith(tuple(SUFFIXES))
+    stem, suffix = Path(name).stem, Path(name).suffix
+    if suffix.lower() not in SUFFIXES or name.startswith("."):
+        return False
+    # model-00001-of-00003.safetensors belongs to model.safetensors.index.json
+    return not any("-of-" in stem and stem.startswith(f"{i.split('.')[0]}-") for i in indexes)
