@@ -49,20 +49,3 @@ class Numbers(click.ParamType[tuple[float, ...]]):
             return tuple(float(part) for part in value.split(","))
         except ValueError:
             self.fail(f"{value!r} is not a list of numbers; write it like 0.7,0.3.", param, ctx)
-
-
-class ByteSize(click.ParamType[int]):
-    """``5GB``, ``500MB``, ``2GiB`` or a number of bytes; GB is 10^9, GiB 2^30."""
-
-    name = "SIZE"
-
-    def convert(self, value: Any, param: Any, ctx: Any) -> int:
-        """Read a number and its unit."""
-        if isinstance(value, int):
-            return value
-        match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(?:([kmgt])(i?)b?|b)?", value.strip().lower())
-        if not match:
-            self.fail(f"{value!r} is not a size; write it like 5GB.", param, ctx)
-        base = 1024 if match[3] else 1000
-        power = " kmgt".index(match[2]) if match[2] else 0
-        return round(float(match[1]) * float(base) ** power)

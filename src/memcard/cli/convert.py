@@ -7,7 +7,6 @@ from typing import Any
 import click
 
 from memcard.cli import _show
-from memcard.cli._types import ByteSize
 
 
 @click.command(
@@ -39,7 +38,7 @@ from memcard.cli._types import ByteSize
     type=click.Choice(["ldm", "diffusers"]),
     help="Translate the names for SD 1, 2, XL, 3 and Flux. No bit changes.",
 )
-@click.option("--max-shard", type=ByteSize(), help="Most bytes in one file, such as 5GB.")
+@click.option("--max-shard", metavar="SIZE", help="Most bytes in one file, such as 5GB.")
 @click.option(
     "--salvage", is_flag=True, help="Take the tensors out of a file that asks to run code."
 )

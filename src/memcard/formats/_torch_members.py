@@ -63,22 +63,29 @@ def inside_root(
     return inside
 
 
-def judge_others(
+def judge_inside(
     source: Source,
     members: Mapping[str, Member],
     storages: Mapping[str, Storage],
     findings: Findings,
 ) -> None:
-    """Look into every member that is neither ``data.pkl`` nor a storage of a tensor."""
-    others = [m for n, m in members.items() if n != "data.pkl" and not _is_storage(n) and m.size]
+    """Look into every member of a torch checkpoint but ``data.pkl`` and the storages of tensors.
+
+    What is not looked at must not pass: a hostile program could hide behind many members, or many bytes.
+    """
+    others = _others(members)
     if len(others) > _MOST_PROGRAMS:
-        # What is not looked at must not pass: a hostile one could hide behind many harmless ones.
         findings.faults.append(
             f"{len(others)} members besides data.pkl and the storages; torch writes five, and more "
             f"than {_MOST_PROGRAMS} are not looked at"
         )
-    for member in others[:_MOST_PROGRAMS]:
-        _judge(source, member, findings)
+    findings.faults += [
+        f"{shown(member.name)!r} has {member.size} bytes; torch writes no such member, and more than "
+        f"{_PROGRAM_READ} bytes are not looked at"
+        for member in others
+        if member.size > _PROGRAM_READ
+    ]
+    judge_others(source, members, findings)
     unused = [m for n, m in members.items() if _is_storage(n) and n[5:] not in storages and m.size]
     for member in unused[:_MOST_PROGRAMS]:
         with suppress(CorruptError):
@@ -86,22 +93,24 @@ def judge_others(
                 _ask(content(source, member, _PROGRAM_READ), source, member, findings)
 
 
-def _judge(source: Source, member: Member, findings: Findings) -> None:
-    """Look into one member that no tensor belongs to."""
-    if member.size > _PROGRAM_READ:
-        findings.faults.append(
-            f"{shown(member.name)!r} has {member.size} bytes; torch writes no such member, and "
-            f"more than {_PROGRAM_READ} bytes are not looked at"
-        )
-    try:
-        raw = content(source, member, _PROGRAM_READ)
-    except CorruptError as error:
-        findings.add(error)
-        return
-    _ask(raw, source, member, findings)
-    short = member.size <= _TEXT_LENGTH and raw.isascii() and raw.strip().decode().isprintable()
-    if not short and member.name.partition("/")[2] in _TEXTS:
-        findings.faults.append(f"{shown(member.name)!r} is not the short text that torch writes")
+def judge_others(source: Source, members: Mapping[str, Member], findings: Findings) -> None:
+    """Look into every member that is neither ``data.pkl`` nor a storage."""
+    for member in _others(members)[:_MOST_PROGRAMS]:
+        try:
+            raw = content(source, member, _PROGRAM_READ)
+        except CorruptError as error:
+            findings.add(error)
+            continue
+        _ask(raw, source, member, findings)
+        short = member.size <= _TEXT_LENGTH and raw.isascii() and raw.strip().decode().isprintable()
+        if not short and member.name.partition("/")[2] in _TEXTS:
+            findings.faults.append(
+                f"{shown(member.name)!r} is not the short text that torch writes"
+            )
+
+
+def _others(members: Mapping[str, Member]) -> list[Member]:
+    return [m for n, m in members.items() if n != "data.pkl" and not _is_storage(n) and m.size]
 
 
 def _ask(raw: bytes, source: Source, member: Member, findings: Findings) -> None:

@@ -22,7 +22,7 @@ from memcard.formats._bare_pickle import hostile
 from memcard.formats._planned import Plan, PlannedSink
 from memcard.formats._source import Source, suffix_note
 from memcard.formats._torch_file import Place, TorchFile
-from memcard.formats._torch_members import inside_root, judge_others, member_notes
+from memcard.formats._torch_members import inside_root, judge_inside, member_notes
 from memcard.formats._torch_notes import torch_notes
 from memcard.formats._zip import Member, ZipReader
 from memcard.formats._zip_content import content, local_programs
@@ -64,7 +64,7 @@ class TorchZip(TorchFile):
             findings.merge(machine.findings)
             if machine.findings.faults and not findings.asked and (more := hostile(code, path)):
                 findings.add(more)  # a second program, behind the end of the first
-        judge_others(source, members, rules.storages, findings)
+        judge_inside(source, members, rules.storages, findings)
         places = _storages(members, rules, findings)
         findings.raise_any(salvage=salvage)
         contents = flatten(root, path)

@@ -12,6 +12,7 @@ from typing import Any, Self
 
 from memcard.core.checkpoint import Checkpoint, FileSink
 from memcard.core.progress import Listener, silent
+from memcard.core.sizes import byte_size
 from memcard.errors import NotFoundError, UsageError
 from memcard.formats import create, format_for_suffix, names_folder, sniff_file
 from memcard.jobs._components import parts_of
@@ -72,7 +73,7 @@ def convert(
     without: str | Iterable[str] | None = None,
     dialect: str | None = None,
     allow_overflow: bool = False,
-    max_shard: int | None = None,
+    max_shard: int | str | None = None,
     salvage: bool = False,
     dry_run: bool = False,
     overwrite: bool = False,
@@ -97,7 +98,7 @@ def convert(
         dialect: ``ldm`` or ``diffusers`` names, for SD 1, 2, XL, 3 and Flux. No bit changes.
         allow_overflow: let values too large for ``dtype`` become infinite; otherwise they are
             counted and nothing is written.
-        max_shard: most bytes of tensors in one file.
+        max_shard: most bytes of tensors in one file: a number, or text such as ``5GB``.
         salvage: take the tensors out of a file that asks to run code; nothing is run.
         dry_run: plan and write nothing. Overflow is not known then.
         overwrite: replace ``dst``.
@@ -111,6 +112,7 @@ def convert(
         DiskError: the disk is full; nothing is left behind.
     """
     wishes = wishes_of(dtype, only, without, dialect, folder=names_folder(dst))
+    shard = None if max_shard is None else byte_size(max_shard)
     source, out = locate(src), Path(dst).expanduser()
     form = format_for_suffix(_as_given(dst))
     opened = resolve(src, salvage=salvage)
@@ -119,7 +121,7 @@ def convert(
         plan = plan_of(opened, wishes, allow_overflow=allow_overflow)
         if dry_run:
             return _planned(plan, out, form.title)
-        sink = create(_as_given(dst), max_shard=max_shard, overwrite=overwrite)
+        sink = create(_as_given(dst), max_shard=shard, overwrite=overwrite)
         return _write(plan, sink, progress)
     finally:
         opened.close()

@@ -5,12 +5,10 @@ import subprocess
 import sys
 from pathlib import Path
 
-import click
 import numpy as np
 import pytest
 
 from fixtures.small import save
-from memcard.cli._types import ByteSize
 from memcard.cli.main import main
 from memcard.formats import open_file
 
@@ -105,17 +103,3 @@ def test_plain_conversion_does_not_load_numpy(tmp_path: Path, twin_path: Path) -
     )
 
     assert run.stdout.splitlines()[-1] == "False", run.stderr
-
-
-@pytest.mark.parametrize(
-    ("text", "size"),
-    [("5GB", 5_000_000_000), ("2GiB", 2 << 30), ("1.5 mb", 1_500_000), ("700", 700), ("3k", 3000)],
-)
-def test_sizes_as_people_write_them(text: str, size: int) -> None:
-    assert ByteSize().convert(text, None, None) == size
-
-
-@pytest.mark.parametrize("text", ["big", "-1", "5XB", ""])
-def test_what_is_no_size_is_refused(text: str) -> None:
-    with pytest.raises(click.BadParameter, match="write it like 5GB"):
-        ByteSize().convert(text, None, None)

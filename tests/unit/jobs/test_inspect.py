@@ -159,7 +159,7 @@ def test_of_several_files_each_has_its_sha256(tmp_path: Path) -> None:
     import memcard
 
     index = tmp_path / "m.safetensors.index.json"
-    memcard.convert("starter", index, max_shard=8_000_000)
+    memcard.convert("starter", index, max_shard="8MB")
 
     report = inspect(index, digests=True)
 
