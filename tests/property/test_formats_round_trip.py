@@ -31,7 +31,7 @@ PLACES: dict[str, tuple[str, int | None, Callable[[str], str]]] = {
 
 
 @pytest.mark.parametrize("form", PLACES)
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(
     tensors=st.dictionaries(names, specs, max_size=6),
     metadata=st.dictionaries(
@@ -71,7 +71,7 @@ def test_any_checkpoint_comes_back_whole(
 PACKED = st.sampled_from(sorted(GGML_TYPES))
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(
     tensors=st.dictionaries(
         text.filter(bool), st.tuples(PACKED, st.lists(st.integers(0, 3), max_size=4)), max_size=6
