@@ -52,7 +52,7 @@ class Figure:
 
     title: str
     ours: str
-    peer: str
+    peers: tuple[str, ...]  # the fastest of them counts
     reach: float
     peak: int | None = None  # MiB
 
@@ -100,6 +100,7 @@ SECTIONS: Mapping[str, tuple[Job, ...]] = {
         Job("memcard convert --dtype fp16", (*MEMCARD, "convert", "{wide}", "{out}", "--dtype", "fp16")),
         Job("memcard convert --dtype bf16", (*MEMCARD, "convert", "{wide}", "{out}", "--dtype", "bf16")),
         Job("cp of the fp32 file", (*COPY, "{wide}", "{out}")),
+        Job("cp, then sync, fp32", ("sh", "-c", "cp --reflink=never '{wide}' '{out}' && sync '{out}'")),
         Job("torch: load_file, half(), save_file", worker("cast-torch", "{wide}", "{out}")),
     ),
     "digests": (
@@ -109,13 +110,13 @@ SECTIONS: Mapping[str, tuple[Job, ...]] = {
 }  # fmt: skip
 
 FIGURES = (
-    Figure("list keys and shapes of a .ckpt, whole process", "memcard.open", "torch.load(mmap=True)", 0.25, 64),
-    Figure(".ckpt to .safetensors", "memcard convert .ckpt", "cp of the .ckpt", 1.3, 150),
-    Figure("load into torch, the call", "memcard.load", "safetensors load_file", 1.05),
-    Figure("load into torch and touch every byte", "memcard.load + every byte", "load_file + every byte", 1.05),
-    Figure("cast fp32 to fp16", "memcard convert --dtype fp16", "cp of the fp32 file", 1.3),
-    Figure("cast fp32 to bf16", "memcard convert --dtype bf16", "cp of the fp32 file", 1.3),
-    Figure("all digests in one read", "all seven digests", "hashlib.sha256 alone", 1.7),
+    Figure("list keys and shapes of a .ckpt, whole process", "memcard.open", ("torch.load(mmap=True)",), 0.25, 64),
+    Figure(".ckpt to .safetensors", "memcard convert .ckpt", ("cp of the .ckpt", "cp, then sync"), 1.3, 150),
+    Figure("load into torch, the call", "memcard.load", ("safetensors load_file",), 1.05),
+    Figure("load into torch and touch every byte", "memcard.load + every byte", ("load_file + every byte",), 1.05),
+    Figure("cast fp32 to fp16", "memcard convert --dtype fp16", ("cp of the fp32 file", "cp, then sync, fp32"), 1.3),
+    Figure("cast fp32 to bf16", "memcard convert --dtype bf16", ("cp of the fp32 file", "cp, then sync, fp32"), 1.3),
+    Figure("all digests in one read", "all seven digests", ("hashlib.sha256 alone",), 1.7),
 )  # fmt: skip
 
 
@@ -261,15 +262,16 @@ def report(
 def verdict(
     figure: Figure, found: Mapping[str, Runs], jobs: Mapping[str, Job]
 ) -> dict[str, object]:
-    ours, peer = (
-        statistics.median(found[name].seconds(jobs[name])) for name in (figure.ours, figure.peer)
+    ours, *peers = (
+        statistics.median(found[name].seconds(jobs[name])) for name in (figure.ours, *figure.peers)
     )
+    peer = min(peers)
     peak = max(found[figure.ours].peak)
     met = ours <= figure.reach * peer and (figure.peak is None or peak <= figure.peak)
     return {
         "title": figure.title,
         "ours": figure.ours,
-        "peer": figure.peer,
+        "peer": figure.peers[peers.index(peer)],
         "ratio": ours / peer,
         "reach": figure.reach,
         "peak": peak,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from memcard.formats import is_checkpoint_folder
@@ -29,24 +29,43 @@ def below(paths: Iterable[Path]) -> Iterator[Path]:
 
 
 def _in_folder(folder: Path, seen: set[tuple[int, int]]) -> Iterator[Path]:
-    state = folder.stat()
-    if (state.st_dev, state.st_ino) in seen:
+    try:
+        state = folder.stat()
+        if (state.st_dev, state.st_ino) in seen:
+            return
+        seen.add((state.st_dev, state.st_ino))
+        with os.scandir(folder) as listing:
+            entries = sorted(listing, key=lambda entry: entry.name)
+    except PermissionError:
+        yield folder  # whoever looks at it will say why it cannot be looked at
         return
-    seen.add((state.st_dev, state.st_ino))
-    with os.scandir(folder) as listing:
-        entries = sorted(listing, key=lambda entry: entry.name)
     indexes = [entry.name for entry in entries if entry.name.endswith(_INDEX)]
     for entry in entries:
         path = Path(entry.path)
-        if entry.is_dir():
+        if _is(entry.is_dir):
             if entry.name.startswith("."):
                 continue
-            if is_checkpoint_folder(path) and _has_weights(path):
+            if _holds_one(path):
                 yield path
             else:
                 yield from _in_folder(path, seen)
-        elif entry.is_file() and _is_checkpoint(entry.name, indexes):
+        elif _is(entry.is_file) and _is_checkpoint(entry.name, indexes):
             yield path
+
+
+def _is(question: Callable[[], bool]) -> bool:
+    """Ask about an entry; a link that leads nowhere or in a circle is neither file nor folder."""
+    try:
+        return question()
+    except OSError:
+        return False
+
+
+def _holds_one(folder: Path) -> bool:
+    try:
+        return is_checkpoint_folder(folder) and _has_weights(folder)
+    except OSError:
+        return False  # walked into, and told there
 
 
 def _has_weights(folder: Path) -> bool:

@@ -1,3 +1,5 @@
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -111,3 +113,18 @@ def test_a_folder_without_checkpoints_is_nothing_found(
     assert "no checkpoints" in capsys.readouterr().err
     assert main(["inspect", str(tmp_path), "--json"]) == 1
     assert capsys.readouterr().out == "[]\n"
+
+
+@pytest.mark.parametrize("options", [[], ["--digests"], ["--json"]], ids=" ".join)
+def test_no_tensor_library_is_loaded(options: list[str]) -> None:
+    code = (
+        "import sys; from memcard.cli.main import main; main(sys.argv[1:]); "
+        "print({'torch', 'numpy', 'diffusers', 'transformers', 'rich', 'PIL'} & set(sys.modules))"
+    )
+
+    run = subprocess.run(
+        [sys.executable, "-c", code, "inspect", "starter", *options],
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+
+    assert run.stdout.splitlines()[-1] == "set()"

@@ -1,3 +1,4 @@
+import os
 from pathlib import Path
 
 import pytest
@@ -58,3 +59,27 @@ def test_a_file_that_is_named_is_looked_at_whatever_its_name(name: str, tmp_path
     touch(tmp_path, name)
 
     assert list(below([tmp_path / name])) == [tmp_path / name]
+
+
+def test_links_that_lead_in_a_circle_or_nowhere_are_passed_over(tmp_path: Path) -> None:
+    touch(tmp_path, "a.safetensors")
+    (tmp_path / "circle.safetensors").symlink_to(tmp_path / "circle.safetensors")
+    (tmp_path / "gone.safetensors").symlink_to(tmp_path / "nothing")
+
+    assert names(tmp_path) == ["a.safetensors"]
+
+
+def test_a_folder_that_may_not_be_read_is_yielded_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    touch(tmp_path, "a.safetensors", "locked/b.safetensors")
+    scandir = os.scandir
+
+    def refuses(folder: Path) -> object:
+        if Path(folder).name == "locked":
+            raise PermissionError(13, "Permission denied")
+        return scandir(folder)
+
+    monkeypatch.setattr("os.scandir", refuses)
+
+    assert names(tmp_path) == ["a.safetensors", "locked"]
