@@ -209,4 +209,8 @@ def totals(reports: Sequence[Report]) -> str:
         verdicts[report.verdict] = verdicts.get(report.verdict, 0) + 1
     told = ", ".join(f"{n} {verdict}" for verdict, n in verdicts.items())
     size = _show.human_size(sum(report.size for report in reports))
-    return f"{len(reports)} checkpoints, {size}: {told}" if reports else "no checkpoints here"
+    return (
+        f"{_show.counted(len(reports), 'checkpoint')}, {size}: {told}"
+        if reports
+        else "no checkpoints here"
+    )

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from memcard.cli._show import clean, table
+from memcard.cli._show import clean, counted, table
 
 if TYPE_CHECKING:
     from memcard.core.tensors import Spec
@@ -42,7 +42,7 @@ def _print_verdict(diff: Diff) -> None:
     compared = "names, shapes and dtypes" if diff.keys else "bit for bit"
     if diff.equal:
         text = click.style("equal", fg="green", bold=True)
-        click.echo(f"{text}: {len(diff.changes)} tensors, {compared}")
+        click.echo(f"{text}: {counted(len(diff.changes), 'tensor')}, {compared}")
         return
     parts = [
         f"{counts['moved']} moved" if counts["moved"] else "",

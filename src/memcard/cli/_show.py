@@ -59,6 +59,11 @@ def human_size(n: float) -> str:
     return f"{n:.2f} GB"
 
 
+def counted(n: int, word: str) -> str:
+    """Return ``1 tensor``, ``2 tensors``."""
+    return f"{n} {word}" if n == 1 else f"{n} {word}s"
+
+
 def table(rows: Sequence[Sequence[str]], *, header: Sequence[str]) -> str:
     """Return aligned columns, two spaces apart."""
     lines = [list(header), *[list(r) for r in rows]]

@@ -60,7 +60,7 @@ def command(src: str, dst: str, *, as_json: bool, **options: Any) -> int:
         _show.print_json(result.to_dict())
         return 0
     size = _show.human_size(result.size)
-    click.echo(_show.clean(f"{result.path}  {result.tensors} tensors, {size}"))
+    click.echo(_show.clean(f"{result.path}  {_show.counted(result.tensors, 'tensor')}, {size}"))
     if not result.written:
         _show.print_facts(_plan(result))
     for note in result.notes:
@@ -78,6 +78,6 @@ def _plan(result: Any) -> dict[str, Any]:
         "copied as they are": result.copied or None,
         "renamed": result.renamed or None,
         "put together anew": result.rearranged or None,
-        "cast": {what: f"{n} tensors" for what, n in result.cast.items()},
-        "left out": f"{len(result.left_out)} tensors" if result.left_out else None,
+        "cast": {what: _show.counted(n, "tensor") for what, n in result.cast.items()},
+        "left out": _show.counted(len(result.left_out), "tensor") if result.left_out else None,
     }

@@ -127,7 +127,7 @@ class FolderSink:
             raise UsageError(f"{self.path}: is a file. Choose another name for the folder.")
         if any(self.path.iterdir()) and not self._overwrite:
             raise UsageError(
-                f"{self.path}: is there and not empty. Choose another name, or allow overwriting, "
+                f"{self.path}: is there and not empty. Choose another name, or replace it with --force, "
                 "which removes everything in it."
             )
 

@@ -13,61 +13,27 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from memcard.core.checkpoint import Extent
 from memcard.core.tensors import Specs
-from memcard.errors import NotFoundError, UnsupportedError
+from memcard.errors import UnsupportedError
+from memcard.formats._flat import FlatFile
 from memcard.formats._gguf_header import MAGIC, Header
-from memcard.formats._source import Source, check_range, suffix_note
+from memcard.formats._source import Source, suffix_note
 
 
-class Gguf:
+class Gguf(FlatFile):
     """An open GGUF file; only its header was read."""
 
     format = "gguf"
 
     def __init__(self, source: Source) -> None:
-        self._source = source
         header = Header(source)
+        super().__init__(source, header.specs, header.metadata, header.data_offset, header.begins)
         self.version = header.version
-        self.data_offset = header.data_offset
-        self.specs: Specs = header.specs
-        self.metadata: Mapping[str, str] = header.metadata
-        self._begins = header.begins
         self.notes: Sequence[str] = (
             *suffix_note(source.path, TITLE, SUFFIXES),
             *_quantized_note(self.specs),
             *_split_note(self.metadata),
         )
-
-    def read(self, name: str) -> memoryview:
-        """Return one tensor's bytes, read-only; quantised ones as blocks."""
-        offset, size = self._place(name)
-        return self._source.view(offset, size)
-
-    def readinto(self, name: str, into: memoryview, offset: int = 0) -> None:
-        """Fill ``into`` with the bytes of one tensor from ``offset`` on."""
-        start, size = self._place(name)
-        check_range(self._source.path, name, size, offset, into.nbytes)
-        if into.nbytes:
-            self._source.readinto(start + offset, into)
-
-    def extent(self, name: str) -> Extent | None:
-        """Say where the bytes lie; always somewhere in this format."""
-        return self._source.extent(*self._place(name))
-
-    def check_unchanged(self) -> None:
-        """Raise IntegrityError if the file was written to since it was opened."""
-        self._source.check_unchanged()
-
-    def close(self) -> None:
-        """Give the handle back."""
-        self._source.close()
-
-    def _place(self, name: str) -> tuple[int, int]:
-        try:
-            return self.data_offset + self._begins[name], self.specs[name].nbytes
-        except KeyError:
-            raise NotFoundError(f"{self._source.path}: has no tensor {name!r}.") from None
 
 
 def _quantized_note(specs: Specs) -> tuple[str, ...]:

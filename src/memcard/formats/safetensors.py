@@ -8,60 +8,24 @@ Source: safetensors 0.8 ``src/tensor.rs``; https://github.com/huggingface/safete
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
-from memcard.core.checkpoint import Extent
-from memcard.core.tensors import Specs
-from memcard.errors import NotFoundError
+from memcard.formats._flat import FlatFile
 from memcard.formats._planned import PlannedSink
 from memcard.formats._safetensors_header import LENGTH, Header, plan
-from memcard.formats._source import Source, check_range, suffix_note
+from memcard.formats._source import Source, suffix_note
 
 
-class Safetensors:
+class Safetensors(FlatFile):
     """An open safetensors file; only its header was read."""
 
     format = "safetensors"
 
     def __init__(self, source: Source) -> None:
-        self._source = source
-        parsed = Header(source)
-        self.data_offset = parsed.data_offset
-        self.specs: Specs = parsed.specs
-        self.metadata: Mapping[str, str] = parsed.metadata
+        header = Header(source)
+        super().__init__(source, header.specs, header.metadata, header.data_offset, header.begins)
         self.notes: Sequence[str] = suffix_note(source.path, TITLE, SUFFIXES)
-        self._begins = parsed.begins
-
-    def read(self, name: str) -> memoryview:
-        """Return one tensor's bytes, read-only."""
-        offset, size = self._place(name)
-        return self._source.view(offset, size)
-
-    def readinto(self, name: str, into: memoryview, offset: int = 0) -> None:
-        """Fill ``into`` with the bytes of one tensor from ``offset`` on."""
-        start, size = self._place(name)
-        check_range(self._source.path, name, size, offset, into.nbytes)
-        if into.nbytes:
-            self._source.readinto(start + offset, into)
-
-    def extent(self, name: str) -> Extent | None:
-        """Say where the bytes lie; always somewhere in this format."""
-        return self._source.extent(*self._place(name))
-
-    def check_unchanged(self) -> None:
-        """Raise IntegrityError if the file was written to since it was opened."""
-        self._source.check_unchanged()
-
-    def close(self) -> None:
-        """Give the handle back."""
-        self._source.close()
-
-    def _place(self, name: str) -> tuple[int, int]:
-        try:
-            return self.data_offset + self._begins[name], self.specs[name].nbytes
-        except KeyError:
-            raise NotFoundError(f"{self._source.path}: has no tensor {name!r}.") from None
 
 
 TITLE = "safetensors"

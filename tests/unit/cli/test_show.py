@@ -46,3 +46,7 @@ def test_facts_leave_out_what_is_empty(capsys: pytest.CaptureFixture[str]) -> No
     )
 
     assert capsys.readouterr().out == "is       sd1\nbecause  a\n         b\nholds    unet: 3\n"
+
+
+def test_one_is_not_many() -> None:
+    assert [_show.counted(n, "tensor") for n in (0, 1, 2)] == ["0 tensors", "1 tensor", "2 tensors"]
