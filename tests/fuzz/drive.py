@@ -46,7 +46,9 @@ def inputs(target: Target, rng: Random) -> Iterator[bytes]:
             pool.append(raw)
 
 
-def run(target: Target, seconds: float, seed: int, out: Path) -> Counter[str]:
+def run(
+    target: Target, seconds: float, seed: int, out: Path, most: int = sys.maxsize
+) -> Counter[str]:
     """Fuzz in this process, which has to have its limits set; findings are written to ``out``."""
     rng = Random(seed)
     counts: Counter[str] = Counter()
@@ -55,7 +57,7 @@ def run(target: Target, seconds: float, seed: int, out: Path) -> Counter[str]:
     feed = inputs(target, rng)
     raw = next(feed)
     current = out / f"{target.name}.current"
-    while time.monotonic() < stop:
+    while time.monotonic() < stop and counts.total() < most:
         current.write_bytes(raw)  # stays behind if the process dies
         start = time.monotonic()
         try:
@@ -83,15 +85,20 @@ def keep(out: Path, target: Target, raw: bytes, trace: str) -> None:
         (out / f"{stem}.txt").write_text(trace)
 
 
-def in_process(name: str, seconds: float, seed: int, out: Path) -> Counter[str]:
-    """Fuzz in a process of its own; one that dies is a finding, and the next begins."""
+def in_process(
+    name: str, seconds: float, seed: int, out: Path, most: int = sys.maxsize
+) -> Counter[str]:
+    """Fuzz in a process of its own; one that dies is a finding, and the next begins.
+
+    With ``most``, and seconds enough, the inputs are the same on every machine.
+    """
     total: Counter[str] = Counter()
     stop = time.monotonic() + seconds
     tests = Path(__file__).resolve().parents[1]
-    while (left := stop - time.monotonic()) > 0.5:
+    while (left := stop - time.monotonic()) > 0.5 and total.total() < most:
         script = "import sys; from fuzz.drive import child; child(*sys.argv[1:])"
         done = subprocess.run(
-            [sys.executable, "-c", script, name, str(left), str(seed), str(out)],
+            [sys.executable, "-c", script, name, str(left), str(seed), str(out), str(most)],
             capture_output=True,
             text=True,
             check=False,
@@ -112,7 +119,7 @@ def in_process(name: str, seconds: float, seed: int, out: Path) -> Counter[str]:
     return total
 
 
-def child(name: str, seconds: str, seed: str, out: str) -> None:
+def child(name: str, seconds: str, seed: str, out: str, most: str) -> None:
     """Entry of the process."""
     set_limits()
-    print(json.dumps(run(TARGETS[name], float(seconds), int(seed), Path(out))))
+    print(json.dumps(run(TARGETS[name], float(seconds), int(seed), Path(out), int(most))))

@@ -95,21 +95,24 @@ class Inflated:
         """Return up to ``most`` bytes, at least one."""
         part = b""
         while not part:
-            self._feed(place)
-            if place.inflater.eof or not place.rest:
+            fed = self._feed(place)
+            # without new bytes too: zlib may hold some back that did not fit the last time
+            part = b"" if place.inflater.eof else self._inflate(place, most)
+            if not part and (place.inflater.eof or not fed):
                 raise self._corrupt(f"ends after {place.at} of {self.size} bytes")
-            part = self._inflate(place, most)
         place.at += len(part)
         stretch = place.at // self._stretch
         if stretch and stretch not in self._stops:
             self._stops[stretch] = place.copy()
         return part
 
-    def _feed(self, place: _Place) -> None:
+    def _feed(self, place: _Place) -> bool:
+        """Fetch packed bytes if none are at hand; False if there are no more."""
         if not place.rest and place.taken < self._packed:
             size = min(_PART, self._packed - place.taken)
             place.rest = self._source.bytes(self._start + place.taken, size)
             place.taken += len(place.rest)
+        return bool(place.rest)
 
     def _inflate(self, place: _Place, most: int) -> bytes:
         try:
@@ -123,10 +126,10 @@ class Inflated:
         """Nothing may be left, and the end must be there: no reader may see another length."""
         more = b""
         while not place.inflater.eof and not more:
-            self._feed(place)
-            if not place.rest:
-                raise self._corrupt("is cut off: its last block has no end")
+            fed = self._feed(place)
             more = self._inflate(place, 1)
+            if not more and not place.inflater.eof and not fed:
+                raise self._corrupt("is cut off: its last block has no end")
         if more or place.taken < self._packed or place.inflater.unused_data:
             raise self._corrupt(f"holds more than the {self.size} bytes it claims")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import struct
 import tracemalloc
 import zlib
 from collections.abc import Callable
@@ -110,3 +111,26 @@ def test_a_member_that_is_not_what_it_claims_is_corrupt(case: str, tmp_path: Pat
         part(found, 0, size)
     with pytest.raises(CorruptError, match="'data/0'"):
         part(found, 0, size)
+
+
+SMALL = {
+    "floats": struct.pack("<4f", 1, 2, 3, 4),
+    "zeros": bytes(40),
+    "no two alike": bytes(range(40)),
+    "repeats": b"abcabcabcabcabcabcabcabcabcabcabd",
+}
+
+
+@pytest.mark.parametrize("content", SMALL.values(), ids=SMALL)
+@pytest.mark.parametrize("level", [0, 1, 9])
+def test_every_part_of_a_small_member_can_be_read(
+    content: bytes, level: int, tmp_path: Path
+) -> None:
+    """The last bytes may come out of zlib when no packed ones are left to hand it."""
+    packer = zlib.compressobj(level, zlib.DEFLATED, -15)
+    packed, size = packer.compress(content) + packer.flush(), len(content)
+    ranges = [(at, n) for at in range(size + 1) for n in range(size - at + 1)]
+
+    read = [part(member(tmp_path / "x", packed, size), at, n) for at, n in ranges]
+
+    assert read == [content[at : at + n] for at, n in ranges]
