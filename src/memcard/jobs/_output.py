@@ -24,7 +24,9 @@ def refuse_output(out: Path, node: Node, *, overwrite: bool) -> None:
     if _is_one_of(out, (locate(source.ref) for source in sources(node))):
         raise UsageError(f"{out}: is an input of this very job. Choose another name.")
     if not overwrite:
-        raise UsageError(f"{out}: is there already. Choose another name, or replace it with --force.")
+        raise UsageError(
+            f"{out}: is there already. Choose another name, or replace it with --force."
+        )
 
 
 def _is_one_of(out: Path, inputs: Iterable[Path]) -> bool:
