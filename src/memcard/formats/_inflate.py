@@ -124,12 +124,12 @@ class Inflated:
 
     def _check_end(self, place: _Place) -> None:
         """Nothing may be left, and the end must be there: no reader may see another length."""
-        more = b""
-        while not place.inflater.eof and not more:
+        more, fed = b"", True
+        while fed and not more and not place.inflater.eof:
             fed = self._feed(place)
             more = self._inflate(place, 1)
-            if not more and not place.inflater.eof and not fed:
-                raise self._corrupt("is cut off: its last block has no end")
+        if not more and not place.inflater.eof:
+            raise self._corrupt("is cut off: its last block has no end")
         if more or place.taken < self._packed or place.inflater.unused_data:
             raise self._corrupt(f"holds more than the {self.size} bytes it claims")
 
