@@ -14,6 +14,7 @@ from memcard.errors import MemcardError
 DOCS = Path(__file__).parent.parent / "docs" / "reference"
 SHELVES = {
     "formats": "File formats",
+    "codecs": "Codecs of a delta",
     "ops": "Operations of a recipe",
     "generation.samplers": "Samplers",
 }

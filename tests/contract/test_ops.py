@@ -34,6 +34,16 @@ def lora(seed):
     }
 
 
+def fisher(seed):
+    return small.weights(seed, "F32")["b.bias"] ** 2
+
+
+def gram(seed):
+    seen = np.random.default_rng(seed).standard_normal((64, 30))
+    return (seen.T @ seen).astype("f4")
+
+
+OUT = "model.diffusion_model.out.2.weight"
 INPUTS = {
     "identity": ([base(1)], {}),
     "dequantize": ([base(1)], {}),  # with blocks: tests/unit/ops/test_dequantize.py
@@ -42,6 +52,34 @@ INPUTS = {
     "lora_bake": ([base(1), lora(2), lora(3)], {"strengths": [0.8, -0.5]}),
     "overlay": ([base(1), {"b.bias": small.weights(2)["b.bias"]}], {}),
     "pick_ema": ([base(1)], {"which": "ema"}),
+    "by_block": (
+        [base(1), base(2)],
+        {"rules": [{"prefixes": ["b."], "set": {"weights": [0.2, 0.8]}}]},
+    ),
+    "add_difference": ([base(1), base(2), base(3)], {"lambda": 0.6}),
+    "task_arithmetic": ([base(1), base(2), base(3)], {"weights": [0.7, 0.3]}),
+    "ties": ([base(1), base(2), base(3)], {"density": 0.3}),
+    "dare_linear": ([base(1), base(2), base(3)], {"seed": 1}),
+    "dare_ties": ([base(1), base(2), base(3)], {"density": 0.3}),
+    "della": ([base(1), base(2), base(3)], {"seed": 1}),
+    "breadcrumbs": ([base(1), base(2), base(3)], {"gamma": 0.1}),
+    "sce": ([base(1), base(2), base(3)], {"select_topk": 0.4}),
+    "model_stock": ([base(1), base(2), base(3)], {"filter_wise": True}),
+    "slerp": ([base(1), base(2)], {"t": 0.3}),
+    "nuslerp": ([base(1), base(2), base(3)], {"task_vectors": True, "weights": [0.3, 0.7]}),
+    "multislerp": ([base(1), base(2), base(3)], {"weights": [0.5, 0.3, 0.2]}),
+    "karcher": ([base(1), base(2), base(3)], {}),
+    "arcee_fusion": ([base(1), base(2)], {}),
+    "nearswap": ([base(1), base(2)], {"t": 0.01}),
+    "ram": ([base(1), base(2), base(3)], {"r": 0.1, "epsilon": 0.05}),
+    "train_difference": ([base(1), base(2), base(3)], {}),
+    "geometric": ([base(1), base(2)], {"alpha": 0.3}),
+    "top_k_sum": ([base(1), base(2)], {"width": 0.4, "offset": 0.3}),
+    "clamp": ([base(1), base(2), base(3), base(4)], {"stiffness": 0.2}),
+    "cosine_add": ([base(1), base(2)], {"alpha": 0.1}),
+    "rotate": ([base(1), base(2)], {"alpha": 0.2}),
+    "fisher": ([base(1), base(2), {"b.bias": fisher(3)}, {"b.bias": fisher(4)}], {}),
+    "regmean": ([base(1), base(2), {OUT: gram(3)}, {OUT: gram(4)}], {}),
 }
 
 

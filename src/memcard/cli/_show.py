@@ -118,6 +118,7 @@ def print_made(result: Any, *, as_json: bool) -> None:
             "tensors": f"{result.tensors}: {computed}",
             "size": human_size(result.nbytes),
             "memory": f"about {human_size(result.memory)}" if not result.written else None,
+            "time": _about(result) if not result.written else None,
             "NaN or infinite": result.nonfinite or None,
             "recipe id": result.recipe_id,
             "notes": list(result.notes),
@@ -125,6 +126,10 @@ def print_made(result: Any, *, as_json: bool) -> None:
     )
     if not result.written:
         advise("dry run: nothing was written.")
+
+
+def _about(result: Any) -> str:
+    return f"about {max(1, round(result.seconds))} s once the files are in memory"
 
 
 @contextmanager

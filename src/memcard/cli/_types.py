@@ -21,6 +21,26 @@ class Weighted(click.ParamType[tuple[str, float]]):
         return (match[1], float(match[2])) if match else (value, 1.0)
 
 
+class Rule(click.ParamType[tuple[str, float]]):
+    """``REGEX=NUMBER``; the last equals sign counts."""
+
+    name = "REGEX=NUMBER"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> tuple[str, float]:
+        """Split at the last equals sign."""
+        if isinstance(value, tuple):
+            return value
+        pattern, _, number = value.rpartition("=")
+        try:
+            re.compile(pattern)
+            strength = float(number)
+        except (ValueError, re.error):
+            pattern, strength = "", 0.0
+        if not pattern:
+            self.fail(f"{value!r} is not REGEX=NUMBER; write it like up_blocks_1=0.5.", param, ctx)
+        return pattern, strength
+
+
 class Size(click.ParamType[tuple[int, int]]):
     """``WIDTHxHEIGHT`` in pixels."""
 

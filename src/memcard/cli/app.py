@@ -19,7 +19,9 @@ COMMANDS: Mapping[str, str] = {
     "convert": "Write a checkpoint in another format, bit for bit.",
     "diff": "Show what differs between two checkpoints, and how far the weights of each block moved.",
     "merge": "Blend checkpoints into one.",
-    "lora": "Bake a LoRA into a checkpoint, or look inside one.",
+    "lora": "Bake LoRAs into a checkpoint, extract them from one, combine them, look inside.",
+    "delta": "Store a fine-tune as what it changes in its base, and get it back bit for bit.",
+    "ema": "Make an average of snapshots of any length after the training.",
     "bake": "Compute a recipe and write the checkpoint.",
     "completion": "Print the shell completion script for bash, zsh or fish.",
 }

@@ -1,12 +1,17 @@
 """A file appears whole or not at all: temp sibling, write, fsync, rename, fsync the folder.
 
 Several files that belong together, and whole folders, in the same way.
+
+A writer holds a lock on its temporary sibling. What a killed process left behind is locked by nobody: the
+next one that writes the same name removes it. Names that end in ``.old`` are never removed so: after a
+kill at the wrong moment they are the only copy of what was there.
 """
 
 from __future__ import annotations
 
 import errno
 import os
+import re
 import secrets
 import shutil
 from collections.abc import Iterator
@@ -55,6 +60,82 @@ def disk_errors(path: Path) -> Iterator[None]:
         ) from error
 
 
+def _lock(fd: int, *, wait: bool) -> bool:
+    """Take the lock of an open part. False: someone else has it, or this disk knows no locks."""
+    if os.name == "nt":
+        return False  # a file that is open cannot be removed there, which protects as well
+    import fcntl
+
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except OSError:
+        return False
+    return True
+
+
+def _hold(part: Path) -> int | None:
+    """Lock a part until the handle is closed. None: it was swept in the moment before."""
+    try:
+        fd = os.open(part, os.O_RDONLY if part.is_dir() else os.O_RDWR)
+    except FileNotFoundError:
+        return None
+    _lock(fd, wait=True)
+    if part.exists():
+        return fd
+    os.close(fd)
+    return None
+
+
+def _new_part(path: Path, *, folder: bool = False) -> tuple[Path, int]:
+    """Make an empty temporary sibling, sweep dead ones, and return it with the handle that locks it."""
+    sweep(path)
+    while True:
+        part = _part_path(path)
+        if folder:
+            part.mkdir()
+        else:
+            part.touch(exist_ok=False)
+        held = _hold(part)
+        if held is not None:
+            return part, held
+
+
+def sweep(path: Path) -> tuple[Path, ...]:
+    """Remove the temporary siblings of ``path`` that no living process holds.
+
+    Returns:
+        What was removed.
+    """
+    pattern = re.compile(rf"\.{re.escape(path.name)}\.[0-9a-f]{{8}}\.part")
+    with suppress(OSError), os.scandir(path.parent) as entries:
+        found = [Path(e.path) for e in entries if pattern.fullmatch(e.name) and _is_ours(e)]
+        return tuple(part for part in found if _swept(part))
+    return ()
+
+
+def _is_ours(entry: os.DirEntry[str]) -> bool:
+    return entry.is_file(follow_symlinks=False) or entry.is_dir(follow_symlinks=False)
+
+
+def _swept(part: Path) -> bool:
+    try:
+        fd = os.open(part, os.O_RDONLY if part.is_dir() else os.O_RDWR)
+    except OSError:
+        return False  # gone, or someone else's: not ours to judge
+    try:
+        if not _lock(fd, wait=False):
+            return False
+        if part.is_dir():
+            shutil.rmtree(part)
+        else:
+            part.unlink()
+    except OSError:
+        return False
+    finally:
+        os.close(fd)
+    return True
+
+
 @contextmanager
 def replacing(path: Path) -> Iterator[BinaryIO]:
     """Open a temporary sibling of ``path`` that takes its place after a clean exit.
@@ -62,10 +143,10 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
     Raises:
         DiskError: the disk is full, read-only or failing; the old file is untouched.
     """
-    part = _part_path(path)
     with disk_errors(path):
+        part, held = _new_part(path)
         try:
-            with part.open("xb", buffering=0) as file:
+            with part.open("r+b", buffering=0) as file:
                 yield file
                 file.flush()
                 os.fsync(file.fileno())
@@ -73,6 +154,8 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
         except BaseException:
             part.unlink(missing_ok=True)
             raise
+        finally:
+            os.close(held)
         fsync_folder(path.parent)
 
 
@@ -85,21 +168,24 @@ class Together:
 
     def __init__(self) -> None:
         self._parts: dict[Path, Path] = {}  # final name to finished temporary sibling
+        self._held: list[int] = []  # locks of the parts, until all have their names
 
     @contextmanager
     def stage(self, path: Path) -> Iterator[BinaryIO]:
         """Open a temporary sibling of ``path``; it waits for ``commit`` after a clean exit."""
-        part = _part_path(path)
         with disk_errors(path):
+            part, held = _new_part(path)
             try:
-                with part.open("xb", buffering=0) as file:
+                with part.open("r+b", buffering=0) as file:
                     yield file
                     file.flush()
                     os.fsync(file.fileno())
             except BaseException:
                 part.unlink(missing_ok=True)
+                os.close(held)
                 raise
         self._parts[path] = part
+        self._held.append(held)
 
     def commit(self, last: Path) -> None:
         """Give all files their names, ``last`` after the others; on error everything is as before."""
@@ -122,6 +208,7 @@ class Together:
                     old.rename(path)
                 raise
             self._parts.clear()
+            self._release()
             for old in aside.values():
                 old.unlink()
 
@@ -130,6 +217,11 @@ class Together:
         for part in self._parts.values():
             part.unlink(missing_ok=True)
         self._parts.clear()
+        self._release()
+
+    def _release(self) -> None:
+        while self._held:
+            os.close(self._held.pop())
 
 
 @contextmanager
@@ -148,10 +240,9 @@ def replacing_folder(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
     """
     if path.exists() and not (path.is_dir() and (overwrite or not any(path.iterdir()))):
         raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path))
-    part = _part_path(path)
     with disk_errors(path):
+        part, held = _new_part(path, folder=True)
         try:
-            part.mkdir()
             yield part
             for folder, _, _ in os.walk(part):
                 fsync_folder(Path(folder))
@@ -166,6 +257,8 @@ def replacing_folder(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
             with suppress(FileNotFoundError):
                 shutil.rmtree(part)
             raise
+        finally:
+            os.close(held)
         fsync_folder(path.parent)
         if old is not None:
             shutil.rmtree(old)

@@ -32,6 +32,7 @@ _HEAT: Final = (
     *((255, 247, 236), (254, 232, 200), (253, 212, 158), (253, 187, 132), (252, 141, 89)),
     *((239, 101, 72), (215, 48, 31), (179, 0, 0), (127, 0, 0)),
 )
+_MEANING: Final = "||B - A|| / ||A||, relative norm of the change"
 _WIDTHS: Final = {"name": 132, "bar": 120, "cell": 62}
 _ROW, _GAP, _MARGIN, _HEAD, _COLUMN = 20, 26, 28, 58, 44
 _TITLES: Final[Mapping[str, str]] = {
@@ -240,7 +241,7 @@ def _draw_cell(page: _Page, found: Distance, x: float, y: float, peak: float) ->
     page.text((x + _WIDTHS["cell"] / 2, y + _ROW / 2), text, size=10, ink=ink, anchor="mm")
 
 
-def _draw_legend(page: _Page, peak: float) -> None:
+def _draw_legend(page: _Page, peak: float, meaning: str = _MEANING) -> None:
     y, width = page.height - _MARGIN - 24, 300
     page.line(_MARGIN, y - 14, page.width - 2 * _MARGIN)
     steps = 100
@@ -256,7 +257,7 @@ def _draw_legend(page: _Page, peak: float) -> None:
             anchor="lm" if share == 0 else "rm" if share == 1 else "mm",
         )
     x = _MARGIN + width + 24
-    page.text((x, y + 5), "||B - A|| / ||A||, relative norm of the change", size=10, ink=_FAINT)
+    page.text((x, y + 5), meaning, size=10, ink=_FAINT)
     page.box(x, y + 13, 22, 12, _EQUAL)
     page.text((x + 11, y + 19), "=", size=10, ink=_FAINT, anchor="mm")
     page.text((x + 28, y + 19), "equal bit for bit", size=10, ink=_FAINT)

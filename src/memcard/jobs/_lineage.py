@@ -115,7 +115,8 @@ def title_of(node: Node, parents: Sequence[Parent]) -> str:
         whole = sum(weights) if node.params.get("normalize") else 1.0
         weights = tuple(w / whole for w in weights)
         return " + ".join(f"{w:g} {n}" for n, w in zip(stems, weights, strict=True))
-    return f"{node.op} of {', '.join(stems)}"
+    method = f"{node.params['method']} by block" if node.op == "by_block" else node.op
+    return f"{method} of {', '.join(stems)}"
 
 
 def _a1111(node: Node, parents: Sequence[Parent]) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from memcard.recipes.execute import CHUNK, RecipeCheckpoint, Resolver, evaluate
 from memcard.recipes.nodes import Node, Source, sources
 from memcard.recipes.text import recipe_id, to_json
 
+_SPEED = 1e9  # bytes read and written a second by a weighted average; benchmarks/merge.py
 _INTERPRETER = 48 << 20  # Python with numpy, measured; benchmarks/merge.py
 
 
@@ -39,6 +40,7 @@ class Made:
         memory: estimate of the peak memory in bytes, the interpreter included.
         nonfinite: number of NaN or infinite values computed.
         notes: what a careful user should know, one sentence each.
+        seconds: rough estimate of the time the writing takes on two cores, files in the page cache.
     """
 
     out: Path
@@ -51,6 +53,7 @@ class Made:
     memory: int
     nonfinite: int
     notes: tuple[str, ...]
+    seconds: float = 0.0
 
     def to_dict(self) -> dict[str, Any]:
         """Return the facts as JSON values."""
@@ -62,6 +65,7 @@ class Made:
             "copied": self.tensors - self.computed,
             "bytes": self.nbytes,
             "memory": self.memory,
+            "seconds": self.seconds,
             "nonfinite": self.nonfinite,
             "recipe": json.loads(self.recipe),
             "notes": list(self.notes),
@@ -77,6 +81,7 @@ def make(
     dry_run: bool = False,
     check: bool = False,
     threads: int | None = None,
+    nonfinite: str = "allow",
     progress: Listener = silent,
 ) -> Made:
     """Bake ``node`` into the file ``out``, whose suffix names the format.
@@ -89,11 +94,12 @@ def make(
         dry_run: plan only; write nothing.
         check: compare the sources with the SHA-256 in the recipe.
         threads: None for as many as there are processors, at most 4. Never changes a bit.
+        nonfinite: ``refuse`` to write a result with NaN or infinite values; or ``allow``.
         progress: hears how far it is.
 
     Raises:
         UsageError: the file is there already, or is one of the inputs.
-        MismatchError: the inputs do not fit together.
+        MismatchError: the inputs do not fit together, or ``nonfinite`` values are refused.
     """
     out, crew = Path(out).expanduser(), threads or min(4, os.cpu_count() or 1)
     form = format_for_suffix(out)
@@ -106,7 +112,11 @@ def make(
             return plan
         metadata = metadata_of(node, _parents(node), kind=kind)
         baked = pour(
-            checkpoint, form.create(out), threads=crew, metadata=metadata, progress=progress
+            *(checkpoint, form.create(out)),
+            threads=crew,
+            metadata=metadata,
+            refuse_nonfinite=nonfinite == "refuse",
+            progress=progress,
         )
     finally:
         checkpoint.close()
@@ -115,6 +125,7 @@ def make(
         memory=plan.memory,
         nonfinite=sum(baked.nonfinite.values()),
         notes=baked.notes,
+        seconds=plan.seconds,
     )
 
 
@@ -130,6 +141,7 @@ def _plan(node: Node, checkpoint: Checkpoint, out: Path, threads: int) -> Made:
         *(out, False, to_json(shared), recipe_id(shared), len(specs), computed, nbytes, memory),
         nonfinite=0,
         notes=tuple(checkpoint.notes),
+        seconds=round((inputs + 1) * nbytes / _SPEED, 1),
     )
 
 

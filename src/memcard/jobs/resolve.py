@@ -71,6 +71,11 @@ def node_for(ref: str | Path, *, digests: bool = True, progress: Listener = sile
     mode = metadata.get(f"{_DELTA}mode")
     if mode is None:
         return source
+    if mode == "lossless":
+        raise UnsupportedError(
+            f"{path}: is a delta, of the base {metadata.get(f'{_DELTA}base_name', '')!r}. Make the "
+            f"checkpoint of it first: memcard delta apply BASE {path.name} -o FILE."
+        )
     if mode != "replace":
         raise UnsupportedError(f"{path}: a delta of mode {mode!r}; this memcard knows 'replace'.")
     base = _find_base(path, metadata, names)

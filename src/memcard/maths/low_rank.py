@@ -1,4 +1,4 @@
-"""Adding low-rank products to weights, in an order that no chunking and no thread count changes.
+"""Adding changes to weights row by row, in an order that no chunking and no thread count changes.
 
 A matrix product of a BLAS adds in an order that depends on shapes, threads and processor. So the
 product is a loop of outer products over the rank, one fixed sequence of operations for each value;
@@ -10,10 +10,26 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 
 from memcard.maths.floats import BLOCK, PRECISION, Array, decode, encode, scratch
+
+
+class Delta(Protocol):
+    """A change of a matrix that can be had a few rows at a time."""
+
+    def fill(self, first: int, last: int, out: Array, term: Array) -> None:
+        """Write rows ``first`` to ``last`` of the change, float64, the same bits for any range.
+
+        Args:
+            first: the first row.
+            last: the row after the last.
+            out: [last - first, columns], contiguous.
+            term: room of the same shape.
+        """
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,9 +41,35 @@ class LowRank:
     scale: float
     exact: bool = False  # see ``adds_exactly``
 
+    def fill(self, first: int, last: int, out: Array, term: Array) -> None:
+        """Write rows of the product."""
+        up = self.up[first:last]
+        if self.exact:
+            _product(up, self.down, out)
+        else:
+            np.multiply(up[:, :1], self.down[0], out=out)
+            for k in range(1, up.shape[1]):
+                np.multiply(up[:, k : k + 1], self.down[k], out=term)
+                np.add(out, term, out=out)
+            np.add(out, 0.0, out=out)  # nothing but -0 adds up to +0, as in a BLAS that starts at 0
+        np.multiply(out, self.scale, out=out)
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """A change of some rows of a matrix: rows from ``first`` on go to ``count`` rows at ``at``.
+
+    A module's weight may be a part of a fused tensor, such as the query in query, key and value.
+    """
+
+    delta: Delta
+    at: int
+    count: int
+    first: int = 0
+
 
 def add_low_rank(
-    weight: Array, deltas: Sequence[LowRank], out: Array, columns: int, start: int
+    weight: Array, deltas: Sequence[Delta | Window], out: Array, columns: int, start: int
 ) -> int:
     """Write ``weight + delta 1 + delta 2 + ...`` in float64, rounded once at the end.
 
@@ -49,31 +91,41 @@ def add_low_rank(
             stop = min(out.size, at + most - into_row)
             total = scratch(0, stop - at, np.float64)
             decode(weight[at:stop], total)
-            first, last = (start + at) // columns, -(-(start + stop) // columns)
             for delta in deltas:
-                rows = _rows(delta, first, last, columns)
-                np.add(total, rows[into_row : into_row + stop - at], out=total)
+                _add(delta, total, columns, start + at)
             bad += encode(total, out[at:stop])
             at = stop
     return bad
 
 
-def _rows(delta: LowRank, first: int, last: int, columns: int) -> Array:
-    size = (last - first) * columns
-    total, term = (scratch(i, size, np.float64) for i in (1, 2))
-    if delta.exact:
-        _product(delta.up[first:last], delta.down, total.reshape(-1, columns))
-        np.multiply(total, delta.scale, out=total)
-        return total
-    shaped, addend = total.reshape(-1, columns), term.reshape(-1, columns)
-    up = delta.up[first:last]
-    np.multiply(up[:, :1], delta.down[0], out=shaped)
-    for k in range(1, up.shape[1]):
-        np.multiply(up[:, k : k + 1], delta.down[k], out=addend)
-        np.add(total, term, out=total)
-    np.add(total, 0.0, out=total)  # a sum of nothing but -0 is +0, as in a BLAS that starts at 0
-    np.multiply(total, delta.scale, out=total)
-    return total
+def _add(delta: Delta | Window, total: Array, columns: int, start: int) -> None:
+    """Add what of a change falls on ``total``, whose first value is number ``start``."""
+    stop = start + total.size
+    low, high = start // columns, -(-stop // columns)
+    window = delta if isinstance(delta, Window) else Window(delta, 0, high)
+    low, high = max(low, window.at), min(high, window.at + window.count)
+    shift = window.first - window.at
+    if low >= high:
+        return
+    size = (high - low) * columns
+    rows, term = (scratch(i, size, np.float64) for i in (1, 2))
+    shape = high - low, columns
+    window.delta.fill(low + shift, high + shift, rows.reshape(shape), term.reshape(shape))
+    first, last = max(start, low * columns), min(stop, high * columns)
+    into = total[first - start : last - start]
+    np.add(into, rows[first - low * columns : last - low * columns], out=into)
+
+
+def dense(delta: Delta, rows: int, columns: int) -> Array:
+    """Return a whole change, [rows, columns] float64; the bits of ``fill``."""
+    made = np.empty((rows, columns))
+    height = max(1, BLOCK // max(1, columns))
+    term = np.empty((height, columns))
+    with np.errstate(all="ignore"):
+        for row in range(0, rows, height):
+            last = min(rows, row + height)
+            delta.fill(row, last, made[row:last], term[: last - row])
+    return made
 
 
 def _product(up: Array, down: Array, out: Array) -> None:

@@ -88,6 +88,11 @@ def announce(count: int) -> None:
     _kernels.after(count)
 
 
+def compiled(count: int) -> ModuleType | None:
+    """Return ``maths/_kernels.py`` if it is loaded, or if ``count`` more values make it pay."""
+    return _kernels.after(count)
+
+
 class _Kernels:
     """The compiled loops, once they are there."""
 

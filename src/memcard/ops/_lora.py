@@ -1,186 +1,201 @@
-"""LoRA files: which factors belong together, and which tensor of a base they change.
+"""LoRA files and their relatives: which tensors belong together, and what they are.
 
-Names are the only thing the dialects differ in. All of them are brought to one form, words joined
-by ``_`` with the component in front: ``unet_down_blocks_0_attentions_0_proj_in``.
+All of it is data: the ends of names that trainers use, and the kinds that such parts make up.
 
-Sources: kohya sd-scripts networks/lora.py, diffusers loaders/lora_conversion_utils.py, PEFT
-utils/save_and_load.py (all Apache-2.0).
+Sources: kohya sd-scripts networks/lora.py and oft.py, diffusers loaders/lora_conversion_utils.py,
+PEFT utils/save_and_load.py, LyCORIS lycoris/modules (all Apache-2.0).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Final
 
-from memcard.core.architecture import Target
-from memcard.core.tensors import Spec, Specs
+from memcard.core.tensors import Specs
 
-# Suffix of the factor that makes the output, and of the one that takes the input.
-_PAIRS = (
-    (".lora_up.weight", ".lora_down.weight"),  # kohya
-    (".lora_B.weight", ".lora_A.weight"),  # PEFT, diffusers since 0.27
-    (".lora_B.default.weight", ".lora_A.default.weight"),
-    (".lora.up.weight", ".lora.down.weight"),  # diffusers
-    ("_lora.up.weight", "_lora.down.weight"),  # diffusers until 0.21, attention processors
-    (".lora_linear_layer.up.weight", ".lora_linear_layer.down.weight"),
-    (".lora_B", ".lora_A"),
+# End of a name to the part it is. A longer end is tried before a shorter one.
+_ENDS: Final[Mapping[str, str]] = {
+    ".lora_up.weight": "up",  # kohya
+    ".lora_down.weight": "down",
+    ".lora_B.weight": "up",  # PEFT, diffusers since 0.27
+    ".lora_A.weight": "down",
+    ".lora_B.default.weight": "up",
+    ".lora_A.default.weight": "down",
+    ".lora.up.weight": "up",  # diffusers
+    ".lora.down.weight": "down",
+    "_lora.up.weight": "up",  # diffusers until 0.21, attention processors
+    "_lora.down.weight": "down",
+    ".lora_linear_layer.up.weight": "up",
+    ".lora_linear_layer.down.weight": "down",
+    ".lora_B": "up",
+    ".lora_A": "down",
+    ".lora_mid.weight": "mid",
+    ".alpha": "alpha",
+    ".lora_B.bias": "bias",
+    ".lora_B.default.bias": "bias",
+    ".dora_scale": "dora",
+    ".lora_magnitude_vector": "magnitude",
+    ".lora_magnitude_vector.weight": "magnitude",
+    ".lora_magnitude_vector.default.weight": "magnitude",
+    **{f".hada_{part}": f"hada_{part}" for part in ("w1_a", "w1_b", "w2_a", "w2_b", "t1", "t2")},
+    **{f".lokr_{part}": f"lokr_{part}"
+       for part in ("w1", "w1_a", "w1_b", "w2", "w2_a", "w2_b", "t2")},
+    **{f".{part}.weight": part for part in ("a1", "a2", "b1", "b2")},
+    ".on_input": "on_input",
+    ".ia3_l": "ia3_l",
+    ".ia3_l.default": "ia3_l",
+    ".diff": "diff",
+    ".diff_b": "diff_b",
+    ".w_norm": "w_norm",
+    ".b_norm": "b_norm",
+    ".oft_blocks": "oft_blocks",
+    ".rescale": "rescale",
+}  # fmt: skip
+_LONGEST_FIRST: Final = tuple(sorted(_ENDS.items(), key=lambda end: -len(end[0])))
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """One method: the parts it must have, and those it may have."""
+
+    name: str
+    needs: tuple[str, ...]
+    may: tuple[str, ...] = ()
+    leaf: str = "weight"
+
+
+_MORE: Final = ("alpha", "dora", "magnitude")
+KINDS: Final = (
+    Kind("LoRA", ("up", "down"), ("mid", *_MORE)),
+    Kind("LoHa", ("hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b"),
+         ("hada_t1", "hada_t2", *_MORE)),
+    Kind("LoKr", ("lokr_w1", "lokr_w2"), _MORE),
+    Kind("LoKr", ("lokr_w1_a", "lokr_w1_b", "lokr_w2"), _MORE),
+    Kind("LoKr", ("lokr_w1", "lokr_w2_a", "lokr_w2_b"), ("lokr_t2", *_MORE)),
+    Kind("LoKr", ("lokr_w1_a", "lokr_w1_b", "lokr_w2_a", "lokr_w2_b"), ("lokr_t2", *_MORE)),
+    Kind("GLoRA", ("a1", "a2", "b1", "b2"), ("alpha",)),
+    Kind("(IA)3", ("ia3", "on_input"), ("alpha",)),
+    Kind("(IA)3 of PEFT", ("ia3_l",)),
+    Kind("full difference", ("diff",), ("alpha", "dora", "magnitude")),
+    Kind("OFT", ("oft_blocks",), ("alpha", "rescale")),
+    Kind("norm", ("w_norm",), ("alpha",)),
+)  # fmt: skip
+# Parts that change the bias of the same module, whatever happens to its weight.
+_BIASES: Final = (
+    Kind("bias of LoRA", ("bias",), leaf="bias"),
+    Kind("bias", ("diff_b",), leaf="bias"),
+    Kind("norm", ("b_norm",), leaf="bias"),
 )
-_PREFIXES = (
-    ("lora_unet_", "unet_"),
-    ("lora_te1_", "text_encoder_"),
-    ("lora_te2_", "text_encoder_2_"),
-    ("lora_te_", "text_encoder_"),
-    ("lycoris_", "unet_"),
-    ("diffusion_model.", "unet_"),
-    ("model.diffusion_model.", "unet_"),
-    ("cond_stage_model.transformer.", "text_encoder_"),
-    ("first_stage_model.", "vae_"),
-)
-_WRAPPERS = ("base_model.model.", "unet.base_model.model.", "text_encoder.base_model.model.")
+# Which part's length is the rank, and along which axis; the first that is there counts.
+_RANKS: Final = (("down", 0), ("hada_w1_b", 0), ("lokr_w1_b", 0), ("lokr_w2_b", 0))
 
 
 @dataclass(frozen=True, slots=True)
 class Factors:
-    """The tensors of one module of a LoRA file, by name."""
+    """The tensors of one module of a LoRA file, by name.
+
+    Attributes:
+        module: its name in the file.
+        kind: name of the method.
+        leaf: what of the module is changed, ``weight`` or ``bias``.
+        parts: part to the name of its tensor, in the order of the kind.
+        rank: 0 where there is none.
+    """
 
     module: str
-    up: str
-    down: str
-    mid: str | None
-    alpha: str | None
-    rank: int
+    kind: str
+    leaf: str
+    parts: tuple[tuple[str, str], ...]
+    rank: int = 0
+
+    def __getitem__(self, part: str) -> str:
+        """Return the name of the tensor that is a part.
+
+        Raises:
+            KeyError: there is none.
+        """
+        return dict(self.parts)[part]
+
+    def get(self, part: str) -> str | None:
+        """Return the name of the tensor that is a part; None if there is none."""
+        return dict(self.parts).get(part)
 
 
-def factors(specs: Specs) -> tuple[dict[str, Factors], list[str]]:
+def factors(specs: Specs) -> tuple[list[Factors], list[str]]:
     """Group a LoRA file into modules.
 
     Returns:
-        Modules by their name in the file; then the tensors that belong to no plain LoRA (LoHa,
-        LoKr, DoRA scales, …). A module with such a tensor is not among the modules.
+        The changes of weights and biases, in file order; then the tensors that belong to no kind
+        there is. A module with such a tensor is not among the modules.
     """
-    found: dict[str, Factors] = {}
+    modules, strays = _modules(specs)
+    found: list[Factors] = []
+    for module, parts in modules.items():
+        made = list(_changes(module, parts, specs))
+        used = {part for f in made for part, _ in f.parts}
+        if used == set(parts):
+            found += made
+        else:
+            strays += parts.values()
+    odd = {stem for name in strays for stem in _stems(name)}
+    left = [f for f in found if f.module in odd]
+    strays += [name for f in left for _, name in f.parts]
+    return [f for f in found if f.module not in odd], list(dict.fromkeys(strays))
+
+
+def _modules(specs: Specs) -> tuple[dict[str, dict[str, str]], list[str]]:
+    """Return module to part to name, and the names that end like no part."""
+    modules: dict[str, dict[str, str]] = {}
+    strays = []
     for name in specs:
-        for up, down in _PAIRS:
-            module = name.removesuffix(up)
-            if module != name and module not in found and module + down in specs:
-                found[module] = _group(module, name, module + down, specs)
-                break
-    used = {n for f in found.values() for n in (f.up, f.down, f.mid, f.alpha)}
-    strays = [name for name in specs if name not in used]
-    odd = {stem for name in strays for stem in _stems(name) if stem in found}
-    return {m: f for m, f in found.items() if m not in odd}, strays
+        module, part = _split(name, specs)
+        if part and part not in modules.setdefault(module, {}):
+            modules[module][part] = name
+        else:
+            strays.append(name)
+    return modules, strays
 
 
-def _group(module: str, up: str, down: str, specs: Specs) -> Factors:
-    mid, alpha = f"{module}.lora_mid.weight", f"{module}.alpha"
-    shape = specs[down].shape
-    return Factors(
-        module,
-        up,
-        down,
-        mid if mid in specs else None,
-        alpha if alpha in specs else None,
-        shape[0] if shape else 0,
-    )
+def _split(name: str, specs: Specs) -> tuple[str, str]:
+    for end, part in _LONGEST_FIRST:
+        if name.endswith(end):
+            return name.removesuffix(end), part
+    module = name.removesuffix(".weight")
+    if module != name and f"{module}.on_input" in specs:
+        return module, "ia3"  # LyCORIS gives it no name of its own
+    return name, ""
+
+
+def _changes(module: str, parts: Mapping[str, str], specs: Specs) -> Iterator[Factors]:
+    """Yield what the parts of one module make up: at most one change of the weight, one of the bias."""
+    biases = {kind.needs[0] for kind in _BIASES} & set(parts)
+    rest = {part for part in parts if part not in biases}
+    for kind in KINDS:
+        if set(kind.needs) <= rest <= {*kind.needs, *kind.may}:
+            yield _group(module, kind, parts, specs)
+            break
+    if len(biases) == 1:
+        yield from (_group(module, k, parts, specs) for k in _BIASES if k.needs[0] in biases)
+
+
+def _group(module: str, kind: Kind, parts: Mapping[str, str], specs: Specs) -> Factors:
+    order = [part for part in (*kind.needs, *kind.may) if part in parts]
+    if kind.name == "bias of LoRA" and "alpha" in parts:
+        order.append("alpha")
+    rank = 0
+    for part, axis in _RANKS:
+        name = parts.get(part)
+        if name and len(specs[name].shape) > axis:
+            rank = specs[name].shape[axis]
+            break
+    if kind.name == "GLoRA" and all(len(specs[parts[p]].shape) > 1 for p in ("a1", "a2")):
+        rank = min(*specs[parts["a1"]].shape[:2], *specs[parts["a2"]].shape[:2])
+    name = "BOFT" if kind.name == "OFT" and len(specs[parts["oft_blocks"]].shape) > 3 else kind.name
+    return Factors(module, name, kind.leaf, tuple((p, parts[p]) for p in order), rank)
 
 
 def _stems(name: str) -> list[str]:
     """List all leading parts of a dotted name, longest first."""
     words = name.split(".")
     return [".".join(words[:n]) for n in range(len(words) - 1, 0, -1)]
-
-
-def aliases(base: Specs) -> dict[str, str]:
-    """Map every name a LoRA may use to the tensor of the base it means.
-
-    Names that would mean two tensors are left out: better to refuse than to guess.
-    """
-    targets = _targets(base)
-    exact: dict[str, str] = {}
-    loose: dict[str, dict[str, None]] = {}
-    for name in base:
-        if not name.endswith(".weight") or len(base[name].shape) < 2:
-            continue
-        keys = [canonical(name.removesuffix(".weight"))]
-        if name in targets:
-            target = targets[name]
-            keys.append(canonical(f"{target.component}.{target.key.removesuffix('.weight')}"))
-        exact |= dict.fromkeys(keys, name)
-        for key in keys:
-            for other in _also(key, whole=not targets):
-                loose.setdefault(other, {})[name] = None
-    single = {alias: next(iter(names)) for alias, names in loose.items() if len(names) == 1}
-    return single | exact
-
-
-def _also(key: str, *, whole: bool) -> list[str]:
-    """List less exact names of a layer: without its component, or with one if it states none."""
-    components = ("unet_", "text_encoder_")
-    if key.startswith(components):
-        return [key.removeprefix(c) for c in components if key.startswith(c)]
-    return [component + key for component in components] if whole else []
-
-
-def _targets(base: Specs) -> Mapping[str, Target]:
-    from memcard.architectures import ARCHITECTURES, detect
-
-    found = detect(base)
-    return ARCHITECTURES[found[0]].targets(base) if found else {}
-
-
-def canonical(module: str) -> str:
-    """Return the one form of a module's name."""
-    for wrapper in _WRAPPERS:
-        if module.startswith(wrapper):
-            module = wrapper.removesuffix("base_model.model.") + module.removeprefix(wrapper)
-            break
-    module = module.replace(".processor.", ".")
-    for prefix, component in _PREFIXES:
-        if module.startswith(prefix):
-            return _short(component + _words(module.removeprefix(prefix)))
-    return _short(_words(module))
-
-
-def find(module: str, names: Mapping[str, str]) -> str | None:
-    """Return the tensor a module of a LoRA means; None if there is none."""
-    key = canonical(module)
-    # Old attention processors call the output projection to_out, the model to_out.0.
-    return names.get(key) or names.get(f"{key}_0")
-
-
-def shape_fault(f: Factors, lora: Specs, weight: Spec) -> str:
-    """Say why the factors cannot change a weight; "" if they can."""
-    up, down = lora[f.up].shape, lora[f.down].shape
-    if len(up) < 2 or len(down) < 2 or len(weight.shape) < 2 or 0 in (*up, *down):
-        return f"{f.module!r}: up {list(up)}, down {list(down)}, weight {list(weight.shape)}"
-    fits = up[0] == weight.shape[0] and _flat(up[2:]) == ()
-    if f.mid is None:
-        fits = fits and up[1] == down[0] and _flat(down[1:]) == _flat(weight.shape[1:])
-        middle = ""
-    else:
-        mid = lora[f.mid].shape
-        fits = fits and len(mid) >= 2 and mid[:2] == (up[1], down[0]) and _flat(down[2:]) == ()
-        fits = fits and _flat((down[1], *mid[2:])) == _flat(weight.shape[1:])
-        middle = f", mid {list(mid)}"
-    if fits:
-        return ""
-    return (
-        f"{f.module!r}: up {list(up)}{middle}, down {list(down)} "
-        f"do not make the weight's {list(weight.shape)}"
-    )
-
-
-def _flat(shape: tuple[int, ...]) -> tuple[int, ...]:
-    """Drop trailing ones: a 1x1 convolution is a linear layer."""
-    while shape and shape[-1] == 1:
-        shape = shape[:-1]
-    return shape
-
-
-def _short(key: str) -> str:
-    """Drop the level that transformers 5 removed from CLIP's module names."""
-    return key.replace("text_encoder_text_model_", "text_encoder_", 1)
-
-
-def _words(name: str) -> str:
-    return name.replace(".", "_")

@@ -1,43 +1,43 @@
 """Bake LoRAs into a base: W' = W + strength (alpha / rank) up @ down, for each LoRA in turn.
 
-Plain LoRA on linear layers and convolutions, and LoCon with a Tucker core (``lora_mid``). Computed
-in float64 in a fixed order (see ``maths/low_rank.py``) and rounded once.
+LoRA and LoCon on linear layers and convolutions, LoHa, LoKr, (IA)3, GLoRA, OFT, BOFT, DoRA, whole
+differences, norms and biases. Each LoRA changes what those before it have made. Computed in float64
+in a fixed order and rounded once. DoRA at a strength s is W + s (V m / |V| - W), as in ComfyUI.
 
-Source: Hu et al. 2021, "LoRA", arXiv:2106.09685; LoCon: LyCORIS, arXiv:2309.14859.
+Source: Hu et al. 2021, "LoRA", arXiv:2106.09685; LyCORIS, arXiv:2309.14859; DoRA, arXiv:2402.09353;
+the others: ``maths/adapters.py``.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from math import prod
-from typing import Any, ClassVar, cast
+from math import isfinite, prod
+from typing import ClassVar, cast
 
 import numpy as np
 
 from memcard.core.tensors import Spec, Specs
 from memcard.errors import UsageError
-from memcard.maths.floats import STORED, Array, can_compute, stored
-from memcard.maths.low_rank import LowRank, add_low_rank, adds_exactly, tucker
-from memcard.ops._lora import Factors, aliases, factors, find, shape_fault
+from memcard.maths.floats import BLOCK, STORED, decode, encode, stored
+from memcard.maths.low_rank import Window, add_low_rank, dense
+from memcard.ops._lora_deltas import Change, delta, read, reshaped
+from memcard.ops._lora_fit import Fit, match
+from memcard.ops._lora_names import aliases, canonical
 from memcard.ops._pairs import narrow_faults, refuse
 from memcard.recipes.nodes import Params, Step
 from memcard.recipes.op import Param
 
-_SCALARS: Mapping[str, Any] = {**STORED, "I64": np.dtype("<i8"), "I32": np.dtype("<i4")}
-
 
 @dataclass(frozen=True, slots=True)
-class _Change:
-    """One LoRA's change of one tensor: specs of its factors in the order they are read."""
+class _Lora:
+    """One LoRA of a recipe: its place among the inputs, its header, its settings."""
 
+    index: int
+    specs: Specs
     strength: float
-    rank: int
     alpha: float | None
-    up: Spec
-    down: Spec
-    mid: Spec | None
-    alpha_spec: Spec | None
 
 
 class LoraBake:
@@ -51,24 +51,29 @@ class LoraBake:
             "floats", (), "alpha of each LoRA whose file states none; null or none: its rank"
         ),
         "skip_unmatched": Param("bool", False, "leave out what does not fit instead of refusing"),
+        "blocks": Param(
+            "str",
+            "",
+            "REGEX=NUMBER, one a line: the first that is found in a module's name multiplies the "
+            "strength there",
+        ),
     }
     arity = (2, None)
 
     def plan(self, inputs: Sequence[Specs], params: Params) -> list[Step]:
         """Find the tensor each module of each LoRA changes."""
-        base, *loras = inputs
-        strengths = _per_lora("strengths", params, len(loras), 1.0)
-        alphas = _per_lora("alphas", params, len(loras), None)
+        base, *rest = inputs
+        loras, rules = _loras(rest, params), block_rules(str(params["blocks"]))
         names = aliases(base)
-        changes: dict[str, list[tuple[int, Factors]]] = {}
+        changes: dict[str, list[tuple[_Lora, Fit]]] = {}
         faults: list[str] = []
-        for index, lora in enumerate(loras, 1):
-            matched, unmatched = match(lora, base, names)
+        for lora in loras:
+            matched, unmatched = match(lora.specs, base, names)
             for name, found in matched.items():
-                changes.setdefault(name, []).extend((index, f) for f in found)
-            faults += [f"input {index + 1}: {fault}" for fault in unmatched]
+                changes.setdefault(name, []).extend((lora, fit) for fit in found)
+            faults += [f"input {lora.index + 1}: {fault}" for fault in unmatched]
             if not matched:
-                faults.append(f"input {index + 1}: nothing in it fits this base")
+                faults.append(f"input {lora.index + 1}: nothing in it fits this base")
         if not params["skip_unmatched"] or not changes:
             refuse(
                 "not everything in the LoRA fits this base",
@@ -77,106 +82,105 @@ class LoraBake:
             )
         faults = [f for name in changes for f in narrow_faults(name, [base[name]])]
         refuse("cannot compute", faults, "Cast the base first.")
-        return [
-            _step(name, spec, changes.get(name, ()), loras, strengths, alphas)
-            for name, spec in base.items()
-        ]
+        return [_step(name, spec, changes.get(name, ()), rules) for name, spec in base.items()]
 
     def apply(
         self, step: Step, parts: Sequence[memoryview], params: Params, out: memoryview, start: int
     ) -> int:
-        """Change one chunk."""
-        dtype = step.spec.dtype
-        columns = step.spec.elements // step.spec.shape[0]
-        rest = iter(parts[1:])
-        deltas = [_low_rank(change, rest) for change in step.detail]
-        target = np.frombuffer(out, STORED[dtype.name])
-        return add_low_rank(stored(parts[0], dtype), deltas, target, columns, start)
+        """Change one chunk, or a whole tensor."""
+        weight, rest = stored(parts[0], step.spec.dtype), iter(parts[1:])
+        target = np.frombuffer(out, STORED[step.spec.dtype.name])
+        columns = prod(step.spec.shape[1:])
+        pairs = [(change, read(change, rest)) for change in step.detail]
+        if not step.whole:
+            deltas = [
+                Window(delta(change, values, change.strength), run.at, run.rows, run.first)
+                for change, values in pairs
+                for run in [change.run]
+            ]
+            return add_low_rank(weight, deltas, target, columns, start)
+        total = np.empty(weight.size)
+        decode(weight, total)
+        rows = total.reshape(-1, columns)
+        with np.errstate(all="ignore"):
+            for change, values in pairs:
+                run = change.run
+                slab = rows[run.at : run.at + run.rows]
+                if change.streams:
+                    whole = dense(delta(change, values, change.strength), change.shape[0], columns)
+                    slab += whole[run.first : run.first + run.rows]
+                else:
+                    slab[:] = reshaped(change, values, slab.copy())
+            blocks = range(0, total.size, BLOCK)
+            return sum(encode(total[at : at + BLOCK], target[at : at + BLOCK]) for at in blocks)
 
 
-def match(
-    lora: Specs, base: Specs, names: Mapping[str, str]
-) -> tuple[dict[str, list[Factors]], list[str]]:
-    """Pair the modules of a LoRA with tensors of a base.
+def block_rules(text: str) -> tuple[tuple[re.Pattern[str], float], ...]:
+    """Read ``REGEX=NUMBER`` lines.
 
-    Args:
-        lora: the LoRA file.
-        base: the base.
-        names: ``aliases(base)``.
-
-    Returns:
-        Tensor of the base to the factors that change it; then one sentence for each misfit.
+    Raises:
+        UsageError: a line is none; all faults at once.
     """
-    modules, strays = factors(lora)
-    matched: dict[str, list[Factors]] = {}
-    faults = [f"{name!r}: not a plain LoRA tensor" for name in strays]
-    for f in modules.values():
-        name = find(f.module, names)
-        if name is None:
-            faults.append(f"{f.module!r}: no such layer in the base")
-            continue
-        fault = shape_fault(f, lora, base[name]) or _dtype_fault(f, lora)
-        if fault:
-            faults.append(fault)
-        else:
-            matched.setdefault(name, []).append(f)
-    return matched, faults
+    lines = [line for line in map(str.strip, text.splitlines()) if line]
+    rules = [(line, _rule(line)) for line in lines]
+    faults = [repr(line) for line, rule in rules if rule is None]
+    if faults:
+        raise UsageError(
+            f"blocks: {', '.join(faults)}: not of the form REGEX=NUMBER. Write for example "
+            "'up_blocks_1=0.5'."
+        )
+    return tuple(rule for _, rule in rules if rule is not None)
 
 
-def _dtype_fault(f: Factors, lora: Specs) -> str:
-    """Say which tensor of a module cannot be computed with; "" if none."""
-    for name in (f.up, f.down, f.mid):
-        if name and not can_compute(lora[name].dtype):
-            return f"{name!r}: no arithmetic on {lora[name].dtype}"
-    if f.alpha and (lora[f.alpha].elements != 1 or lora[f.alpha].dtype.name not in _SCALARS):
-        return f"{f.alpha!r}: {lora[f.alpha]} is not one number"
-    return ""
+def _rule(line: str) -> tuple[re.Pattern[str], float] | None:
+    pattern, _, number = line.rpartition("=")
+    try:
+        rule = re.compile(pattern), float(number)
+    except (ValueError, re.error):
+        return None
+    return rule if pattern and isfinite(rule[1]) else None
+
+
+def _loras(specs: Sequence[Specs], params: Params) -> list[_Lora]:
+    strengths = _per_lora("strengths", params, len(specs), 1.0)
+    alphas = _per_lora("alphas", params, len(specs), None)
+    return [
+        _Lora(index, lora, strength or 0.0, alpha)
+        for index, (lora, strength, alpha) in enumerate(
+            zip(specs, strengths, alphas, strict=True), 1
+        )
+    ]
 
 
 def _step(
     name: str,
     spec: Spec,
-    found: Sequence[tuple[int, Factors]],
-    loras: Sequence[Specs],
-    strengths: Sequence[float | None],
-    alphas: Sequence[float | None],
+    found: Sequence[tuple[_Lora, Fit]],
+    rules: Sequence[tuple[re.Pattern[str], float]],
 ) -> Step:
     small: list[tuple[int, str]] = []
     changes = []
-    for index, f in found:
-        strength, lora = strengths[index - 1] or 0.0, loras[index - 1]
+    for lora, fit in found:
+        strength = lora.strength * _factor(fit.factors.module, rules)
         if strength == 0:
             continue
-        small += [(index, n) for n in (f.up, f.down, f.mid, f.alpha) if n]
-        mid, alpha = f.mid and lora[f.mid], f.alpha and lora[f.alpha]
-        change = _Change(
-            *(strength, f.rank, alphas[index - 1], lora[f.up], lora[f.down]),
-            mid=mid or None,
-            alpha_spec=alpha or None,
-        )
-        changes.append(change)
+        tensors = [n for _, n in fit.factors.parts]
+        small += [(lora.index, n) for n in tensors]
+        specs = tuple(lora.specs[n] for n in tensors)
+        changes.append(Change(fit.factors, strength, lora.alpha, specs, fit.run, fit.shape))
+    whole = not all(change.streams for change in changes)
     return Step(
-        *(name, spec, ((0, name),)), small=tuple(small), copy=not changes, detail=tuple(changes)
+        *(name, spec, ((0, name),)),
+        small=tuple(small),
+        whole=whole,
+        copy=not changes,
+        detail=tuple(changes),
     )
 
 
-def _low_rank(change: _Change, parts: Any) -> LowRank:
-    up = _factor(next(parts), change.up)
-    down = _factor(next(parts), change.down)
-    if change.mid is not None:
-        mid = _factor(next(parts), change.mid)
-        mid = mid.reshape(*change.mid.shape[:2], prod(change.mid.shape[2:]))
-        down = tucker(mid, down)
-    alpha = float(change.rank) if change.alpha is None else change.alpha
-    if change.alpha_spec is not None:
-        alpha = float(np.frombuffer(next(parts), _SCALARS[change.alpha_spec.dtype.name])[0])
-    stored_as = change.up.dtype.name, change.down.dtype.name
-    exact = change.mid is None and adds_exactly(up, down, stored_as)
-    return LowRank(up, down, change.strength * alpha / change.rank, exact)
-
-
-def _factor(part: memoryview, spec: Spec) -> Array:
-    return stored(part, spec.dtype).astype(np.float64).reshape(spec.shape[0], -1)
+def _factor(module: str, rules: Sequence[tuple[re.Pattern[str], float]]) -> float:
+    name = canonical(module)
+    return next((number for pattern, number in rules if pattern.search(name)), 1.0)
 
 
 def _per_lora(

@@ -8,10 +8,12 @@ from threading import Event, Lock, Thread
 
 from memcard.core.checkpoint import Checkpoint, Sink
 from memcard.core.progress import Listener, Progress, silent
-from memcard.errors import UsageError
+from memcard.errors import MismatchError, UsageError
 from memcard.recipes.execute import CHUNK, RecipeCheckpoint, Resolver, evaluate
 from memcard.recipes.nodes import Node
 from memcard.recipes.op import Op
+
+_MEASURE = -1  # in place of an offset: a job that measures a tensor and writes nothing
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,9 +68,15 @@ def pour(
     threads: int = 2,
     chunk: int = CHUNK,
     metadata: Mapping[str, str] | None = None,
+    refuse_nonfinite: bool = False,
     progress: Listener = silent,
 ) -> Baked:
-    """Write every tensor of ``checkpoint`` to ``sink``; memory is ``chunk`` per thread and input."""
+    """Write every tensor of ``checkpoint`` to ``sink``; memory is ``chunk`` per thread and input.
+
+    Raises:
+        MismatchError: ``refuse_nonfinite``, and a computed value is NaN or infinite; the sink leaves
+            no trace.
+    """
     if threads < 1 or chunk < 16:
         raise UsageError(f"threads is {threads} and chunk {chunk}; at least 1 and 16 are needed.")
     specs = checkpoint.specs
@@ -76,16 +84,25 @@ def pour(
         sink.begin(specs, checkpoint.metadata if metadata is None else metadata)
         crew = _Crew(checkpoint, sink, chunk)
         crew.run(threads, sum(spec.nbytes for spec in specs.values()), progress)
-    nonfinite = checkpoint.nonfinite if isinstance(checkpoint, RecipeCheckpoint) else {}
+        nonfinite = checkpoint.nonfinite if isinstance(checkpoint, RecipeCheckpoint) else {}
+        if nonfinite and refuse_nonfinite:
+            raise MismatchError(
+                f"{_wild(nonfinite)} Nothing was written. Repair the input (memcard diff counts them), "
+                "choose a wider dtype, or allow them with --nonfinite allow."
+            )
     notes = [*checkpoint.notes]
     if nonfinite:
-        worst = max(nonfinite, key=lambda name: nonfinite[name])
-        notes.append(
-            f"{sum(nonfinite.values())} computed values are NaN or infinite, in {len(nonfinite)} "
-            f"tensors; most in {worst!r}. Inputs that hold them, or a dtype too narrow, cause this."
-        )
+        notes.append(_wild(nonfinite))
     total = sum(spec.nbytes for spec in specs.values())
     return Baked(len(specs), crew.copied, total, dict(nonfinite), tuple(notes))
+
+
+def _wild(nonfinite: Mapping[str, int]) -> str:
+    worst = max(nonfinite, key=lambda name: nonfinite[name])
+    return (
+        f"{sum(nonfinite.values())} computed values are NaN or infinite, in {len(nonfinite)} "
+        f"tensors; most in {worst!r}. Inputs that hold them, or a dtype too narrow, cause this."
+    )
 
 
 class _Crew:
@@ -94,13 +111,14 @@ class _Crew:
     def __init__(self, checkpoint: Checkpoint, sink: Sink, chunk: int) -> None:
         self.copied = 0
         self._checkpoint, self._sink, self._chunk = checkpoint, sink, chunk
-        self._jobs = self._list()
+        self._jobs: Iterator[tuple[str, int, int]] = iter(())
         self._lock, self._stop = Lock(), Event()
         self._done = 0
         self._error: BaseException | None = None
 
     def run(self, threads: int, total: int, progress: Listener) -> None:
         """Work until done; re-raise the first error after all threads have stopped."""
+        self._jobs = self._list(threads)
         crew = [Thread(target=self._work, name=f"bake-{i}", daemon=True) for i in range(threads)]
         for thread in crew:
             thread.start()
@@ -119,16 +137,30 @@ class _Crew:
         if self._error is not None:
             raise self._error
 
-    def _list(self) -> Iterator[tuple[str, int, int]]:
-        for name, spec in self._checkpoint.specs.items():
-            step = self._chunk
-            if isinstance(self._checkpoint, RecipeCheckpoint):
-                step = self._checkpoint.piece(name, step)
-            if step >= spec.nbytes or self._checkpoint.extent(name) is not None:
-                yield name, 0, spec.nbytes
-                continue
-            for at in range(0, spec.nbytes, step):
-                yield name, at, min(step, spec.nbytes - at)
+    def _list(self, threads: int) -> Iterator[tuple[str, int, int]]:
+        """List the jobs; a tensor is measured by one thread while the others compute those before.
+
+        So the measuring of each is begun as many tensors early as there are other threads.
+        """
+        names, begun = list(self._checkpoint.specs), 0
+        for index, name in enumerate(names):
+            for early in names[begun : index + threads]:
+                if isinstance(self._checkpoint, RecipeCheckpoint) and self._checkpoint.measures(
+                    early
+                ):
+                    yield early, _MEASURE, 0
+            begun = max(begun, index + threads)
+            yield from self._pieces(name)
+
+    def _pieces(self, name: str) -> Iterator[tuple[str, int, int]]:
+        step, size = self._chunk, self._checkpoint.specs[name].nbytes
+        if isinstance(self._checkpoint, RecipeCheckpoint):
+            step = self._checkpoint.piece(name, step)
+        if step >= size or self._checkpoint.extent(name) is not None:
+            yield name, 0, size
+            return
+        for at in range(0, size, step):
+            yield name, at, min(step, size - at)
 
     def _work(self) -> None:
         buffer = bytearray()
@@ -146,6 +178,9 @@ class _Crew:
             self._stop.set()
 
     def _one(self, name: str, offset: int, size: int, buffer: bytearray) -> bytearray:
+        if offset == _MEASURE and isinstance(self._checkpoint, RecipeCheckpoint):
+            self._checkpoint.measure(name)
+            return buffer
         extent = self._checkpoint.extent(name)
         if extent is not None:
             self._sink.copy(name, extent)

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from threading import Lock, local
-from typing import TypeAlias
+from typing import Any, TypeAlias, cast
 
 from memcard.core.checkpoint import Checkpoint, Extent
 from memcard.core.tensors import Specs
 from memcard.errors import MismatchError, NotFoundError
 from memcard.recipes.nodes import Apply, Node, Params, Source, Step
-from memcard.recipes.op import Op, check_arity, complete
+from memcard.recipes.op import Measuring, Op, Reader, Surveying, check_arity, complete
 
 Resolver: TypeAlias = Callable[[Source], Checkpoint]
 
@@ -38,6 +39,10 @@ class RecipeCheckpoint:
         self.nonfinite: dict[str, int] = {}
         self._lock, self._local = Lock(), local()
         self._last: tuple[str, memoryview] | None = None  # a whole step that is read in pieces
+        self._measured: dict[str, Step] = {}
+        self._gates: dict[str, Lock] = {}
+        self._survey: Mapping[str, Any] | None = None
+        self._survey_gate = Lock()
 
     @property
     def notes(self) -> Sequence[str]:
@@ -84,6 +89,15 @@ class RecipeCheckpoint:
                 start = (offset + at) // step.spec.dtype.block_bytes
                 self._compute(step, into[at : at + size], start)
 
+    def measures(self, name: str) -> bool:
+        """Tell whether the tensor is read once before any of it can be computed."""
+        step = self._step(name)
+        return step.measure and not step.copy
+
+    def measure(self, name: str) -> None:
+        """Do that reading now, for those who want to choose when; else the first read does it."""
+        self._ready(self._step(name))
+
     def extent(self, name: str) -> Extent | None:
         """Where the bytes lie, for a tensor that is copied; None for one that is computed."""
         step = self._step(name)
@@ -124,15 +138,48 @@ class RecipeCheckpoint:
         self.readinto(step.name, around, first * item)
         into[:] = around[offset - first * item :][: len(into)]
 
-    def _compute(self, step: Step, out: memoryview, start: int) -> None:
-        count = len(out) // step.spec.dtype.block_bytes
+    def _ready(self, step: Step) -> Step:
+        """Return the step with its statistics: the first to ask measures, others wait for it."""
+        if not step.measure:
+            return step
+        with self._lock:
+            gate = self._gates.setdefault(step.name, Lock())
+        with gate:
+            if step.name not in self._measured:
+                self._measured[step.name] = replace(step, stats=self._stats(step))
+            return self._measured[step.name]
+
+    def _stats(self, step: Step) -> Any:
+        if not isinstance(self._op, Surveying):
+            op = cast("Measuring", self._op)
+            return op.measure(step, self._reader(step), self._params)
+        with self._survey_gate:  # one thread surveys the whole model, the others wait for it
+            if self._survey is None:
+                steps = [s for s in self._steps.values() if s.measure]
+                self._survey = self._op.survey(steps, self._reader, self._params)
+            return self._survey[step.name]
+
+    def _reader(self, step: Step) -> Reader:
+        return lambda start, count: self._chunks(step, start, count)
+
+    def _chunks(self, step: Step, start: int, count: int) -> list[memoryview]:
+        """Read the same run of elements of every input."""
         parts = []
-        for place, (index, key) in enumerate(step.needs + step.small):
-            spec, source = self._inputs[index].specs[key], self._inputs[index]
-            chunked = not step.whole and place < len(step.needs)
+        for place, (index, key) in enumerate(step.needs):
+            spec = self._inputs[index].specs[key]
             size, block = spec.dtype.block_bytes, spec.dtype.block
-            part = self._buffer(place, count * size // block if chunked else spec.nbytes)
-            source.readinto(key, part, start * size // block if chunked else 0)
+            part = self._buffer(place, spec.nbytes if step.whole else count * size // block)
+            self._inputs[index].readinto(key, part, start * size // block)
+            parts.append(part)
+        return parts
+
+    def _compute(self, step: Step, out: memoryview, start: int) -> None:
+        step = self._ready(step)
+        count = len(out) // step.spec.dtype.block_bytes
+        parts = self._chunks(step, start, count)
+        for place, (index, key) in enumerate(step.small, len(parts)):
+            part = self._buffer(place, self._inputs[index].specs[key].nbytes)
+            self._inputs[index].readinto(key, part, 0)
             parts.append(part)
         bad = self._op.apply(step, parts, self._params, out, start)
         if bad:
@@ -142,7 +189,7 @@ class RecipeCheckpoint:
     def _buffer(self, place: int, size: int) -> memoryview:
         """Return this thread's buffer for one input; fresh pages cost 20 times the arithmetic."""
         buffers: dict[int, bytearray] = self._local.__dict__.setdefault("buffers", {})
-        if len(buffers.get(place, b"")) < size:
+        if place not in buffers or len(buffers[place]) < size:
             buffers[place] = bytearray(size)
         return memoryview(buffers[place])[:size]
 

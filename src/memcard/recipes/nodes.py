@@ -121,6 +121,8 @@ class Step:
         copy: the bytes of ``needs[0]`` are the result; nothing is computed.
         block: elements that are computed together, a divisor of all there are: the inputs' blocks.
         detail: what ``plan`` found out and ``apply`` wants to know; any immutable value.
+        measure: the operation reads the tensor once before it computes any of it.
+        stats: what it found then; filled in by the executor.
         note: what a careful user should know about this tensor; "" if nothing.
     """
 
@@ -133,6 +135,8 @@ class Step:
     block: int = 1
     detail: Any = None
     note: str = ""
+    measure: bool = False
+    stats: Any = None
 
 
 def sources(node: Node) -> tuple[Source, ...]:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
-from typing import Literal, Protocol, TypeAlias, runtime_checkable
+from typing import Any, Literal, Protocol, TypeAlias, runtime_checkable
 
 from memcard.core.tensors import Specs
 from memcard.errors import UsageError
 from memcard.recipes.nodes import Params, Step, Value
 
-Kind: TypeAlias = Literal["float", "int", "bool", "str", "floats"]
+Kind: TypeAlias = Literal["float", "int", "bool", "str", "floats", "json"]
+# (first element, how many) -> the chunks of ``Step.needs``; good until the next call.
+Reader: TypeAlias = Callable[[int, int], Sequence[memoryview]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +72,47 @@ class Op(Protocol):
         ...
 
 
+@runtime_checkable
+class Measuring(Op, Protocol):
+    """An operation that must know something of a whole tensor: a threshold, a dot product."""
+
+    def measure(self, step: Step, read: Reader, params: Params) -> Any:
+        """Reduce one tensor to a few numbers, which ``apply`` finds in ``step.stats``.
+
+        Called once per tensor whose step says ``measure``, before its first chunk is computed. The
+        result may depend on the values only: read in pieces of a size of its own, and add up in an
+        order of its own.
+
+        Args:
+            step: the plan of this tensor.
+            read: may be called in any order and as often as needed.
+            params: complete and checked.
+        """
+        ...
+
+
+@runtime_checkable
+class Surveying(Op, Protocol):
+    """An operation that must know something of all tensors before it can compute one."""
+
+    def survey(
+        self, steps: Sequence[Step], reader: Callable[[Step], Reader], params: Params
+    ) -> Mapping[str, Any]:
+        """Reduce the whole model, before the first chunk of it is computed.
+
+        Takes the place of ``Measuring.measure``: what it says of a tensor is that step's ``stats``.
+
+        Args:
+            steps: those that say ``measure``, in file order.
+            reader: makes the reader of a step, as ``measure`` has it.
+            params: complete and checked.
+
+        Returns:
+            Something for the name of each step.
+        """
+        ...
+
+
 def complete(name: str, op: Op, params: Mapping[str, Value]) -> Params:
     """Return ``params`` with every default filled in, so that a recipe outlives a changed default.
 
@@ -112,6 +155,8 @@ def _unknown(name: str, key: str, op: Op) -> str:
 
 
 def _fits(value: Value, param: Param) -> bool:
+    if param.kind == "json":
+        return True  # the operation itself knows its shape
     if param.kind == "floats":
         return isinstance(value, tuple) and all(
             v is None or (isinstance(v, float) and _within(v, param)) for v in value

@@ -15,7 +15,7 @@ VERSION = 1
 
 def to_json(node: Node) -> str:
     """Return the canonical text: keys sorted, no spaces, UTF-8 unescaped, floats by ``repr``."""
-    return _canonical({"memcard_recipe": VERSION, "node": _plain(node, identity=False)})
+    return _canonical(to_document(node))
 
 
 def recipe_id(node: Node) -> str:
@@ -39,6 +39,21 @@ def from_json(text: str) -> Node:
         document = json.loads(text, object_pairs_hook=_unique, parse_constant=_no_constant)
     except (ValueError, RecursionError) as error:
         raise CorruptError(f"recipe: {error}. A recipe is JSON; see docs/spec/recipe.md.") from None
+    return from_document(document)
+
+
+def to_document(node: Node) -> dict[str, Any]:
+    """Return the recipe as JSON values."""
+    return {"memcard_recipe": VERSION, "node": _plain(node, identity=False)}
+
+
+def from_document(document: Any) -> Node:
+    """Read a recipe from JSON values.
+
+    Raises:
+        CorruptError: not shaped like a recipe; says where.
+        UnsupportedError: written by a later version of the format.
+    """
     if not isinstance(document, dict) or "memcard_recipe" not in document:
         raise CorruptError('recipe: no "memcard_recipe" at the top; this is not a recipe.')
     version = document["memcard_recipe"]

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from memcard.core.atomic import Together, disk_errors, replacing, replacing_folder
+from memcard.core.atomic import Together, disk_errors, replacing, replacing_folder, sweep
 from memcard.errors import DiskError
 
 
@@ -157,3 +157,63 @@ def test_what_is_there_is_not_replaced_unasked(is_file: bool, tmp_path: Path) ->
         raise AssertionError
 
     assert (path if is_file else path / "x").read_bytes() == b"old"
+
+
+@pytest.mark.parametrize("folder", [False, True])
+def test_what_a_dead_process_left_is_swept_by_the_next_writer(folder: bool, tmp_path: Path) -> None:
+    path, litter = tmp_path / "x.bin", tmp_path / ".x.bin.0123abcd.part"
+    if folder:
+        litter.mkdir()
+        (litter / "half").write_bytes(b"half")
+    else:
+        litter.write_bytes(b"half")
+
+    with replacing(path) as file:
+        file.write(b"new")
+
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_parts_that_are_written_or_staged_are_not_swept(tmp_path: Path) -> None:
+    together = staged(tmp_path, b"new")
+
+    with replacing(tmp_path / "a") as file, replacing_folder(tmp_path / "m"):
+        file.write(b"one")
+        swept = [sweep(tmp_path / name) for name in ("a", "b", "index", "m")]
+        assert swept == [(), (), (), ()]
+
+    together.commit(tmp_path / "index")
+    assert (tmp_path / "a").read_bytes() == b"new"
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a", "b", "index", "m"]
+
+
+def test_parts_that_were_discarded_are_no_longer_held(tmp_path: Path) -> None:
+    before = len([*Path("/proc/self/fd").iterdir()])
+
+    staged(tmp_path, b"new").discard()
+    staged(tmp_path, b"new").commit(tmp_path / "index")
+
+    assert len([*Path("/proc/self/fd").iterdir()]) == before
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["x.bin.0123abcd.part", ".y.bin.0123abcd.part", ".x.bin.0123abcd.old", ".x.bin.keep.part", ".xxbin.0123abcd.part"],
+)  # fmt: skip
+def test_what_is_no_part_of_this_file_is_left_alone(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_bytes(b"mine")
+
+    assert sweep(tmp_path / "x.bin") == ()
+    assert (tmp_path / name).read_bytes() == b"mine"
+
+
+def test_a_link_in_the_name_of_a_part_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "precious").write_bytes(b"mine")
+    (tmp_path / ".x.bin.0123abcd.part").symlink_to(tmp_path / "precious")
+
+    assert sweep(tmp_path / "x.bin") == ()
+    assert (tmp_path / "precious").read_bytes() == b"mine"
+
+
+def test_a_folder_that_is_not_there_has_no_litter(tmp_path: Path) -> None:
+    assert sweep(tmp_path / "nowhere" / "x.bin") == ()

@@ -7,7 +7,8 @@ import pytest
 
 from fixtures import small
 from memcard.errors import MismatchError, UsageError
-from memcard.jobs.lora import lora_bake, lora_info, open_with_loras
+from memcard.jobs.lora import lora_bake, open_with_loras
+from memcard.jobs.lora_info import lora_info
 
 RNG = np.random.default_rng(0)
 UP, DOWN = RNG.standard_normal((12, 4)).astype("f4"), RNG.standard_normal((4, 10)).astype("f4")
@@ -41,7 +42,12 @@ def test_a_baked_lora_is_the_formula_and_names_its_parents(base, tmp_path):
     assert np.allclose(small.load(made.out)["mid.proj.weight"], expected, rtol=0, atol=1e-6)
     assert (made.tensors, made.computed) == (2, 1)
     found = json.loads(made.recipe)["node"]
-    assert found["params"] == {"alphas": [], "skip_unmatched": False, "strengths": [0.5]}
+    assert found["params"] == {
+        "alphas": [],
+        "blocks": "",
+        "skip_unmatched": False,
+        "strengths": [0.5],
+    }
 
 
 def test_the_result_is_still_the_kind_of_model_its_base_is(base, tmp_path):
@@ -149,3 +155,26 @@ def test_trigger_words_are_read_where_they_stand(tmp_path, metadata, words):
 def test_info_refuses_what_is_no_lora(base):
     with pytest.raises(MismatchError, match=r"mid\.proj\.weight"):
         lora_info(base)
+
+
+def test_info_tells_kinds_and_whose_names_they_are(tmp_path):
+    loha = {f"lora_unet_down_blocks_0_x.hada_w{n}_{p}": UP[:4] for n in (1, 2) for p in "ab"}
+    dora = KOHYA | {"lora_unet_mid_proj.dora_scale": np.ones((12, 1), "f4")}
+    lora = small.save(tmp_path / "l.safetensors", loha | dora | {"odd.thing": UP})
+
+    facts = lora_info(lora)
+
+    assert facts.kinds == {"LoHa": 1, "DoRA": 1}
+    assert facts.dialect == "kohya"
+    assert facts.unmatched == ("'odd.thing': not a part of any kind of LoRA that memcard knows",)
+    assert facts.to_dict()["kinds"] == {"LoHa": 1, "DoRA": 1}
+
+
+def test_blocks_are_part_of_the_recipe(base, tmp_path):
+    lora = small.save(tmp_path / "ink.safetensors", KOHYA)
+
+    made = lora_bake(base, [(lora, 1.0)], tmp_path / "o.safetensors", blocks=[("mid", 0.5)])
+
+    plain = lora_bake(base, [(lora, 0.5)], tmp_path / "p.safetensors")
+    assert json.loads(made.recipe)["node"]["params"]["blocks"] == "mid=0.5"
+    assert np.array_equal(*(small.load(m.out)["mid.proj.weight"] for m in (made, plain)))

@@ -14,7 +14,7 @@ from safetensors.numpy import load_file
 from fixtures import small
 from memcard.errors import MismatchError, NotFoundError, UnsupportedError, UsageError
 from memcard.jobs.bake import bake
-from memcard.jobs.merge import merge, methods
+from memcard.jobs.merge import merge
 from memcard.recipes.text import from_json, recipe_id
 
 MIT = {"memcard.card": json.dumps({"license": "MIT", "settings": {"cfg": 3}, "attribution": ["x"]})}
@@ -184,10 +184,6 @@ def test_a_mismatch_leaves_no_file(pair, tmp_path):
         merge("weighted_average", [pair[0], odd], out=tmp_path / "out.safetensors")
 
     assert not (tmp_path / "out.safetensors").exists()
-
-
-def test_methods_are_the_operations_with_weights():
-    assert list(methods()) == ["weighted_average"]
 
 
 MEASURED = r"""
