@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from memcard.maths._kernels import assemble
+from memcard.maths._kernels import ONE_AT_A_TIME, assemble
 from memcard.maths.floats import Double, scratch
 
 _FRAME = """
@@ -228,8 +228,14 @@ def _address(array: Any) -> int:
     return place
 
 
-@cache
 def _library() -> dict[str, Any]:
+    """Return the compiled functions; one thread makes them, the others wait."""
+    with ONE_AT_A_TIME:
+        return _made()
+
+
+@cache
+def _made() -> dict[str, Any]:
     engine = assemble("".join(_text(name) for name in _LOOPS) + _SIFT)
     calls: dict[str, Any] = {"engine": engine}  # keeps the code in memory
     for name, (arrays, numbers, _) in _LOOPS.items():

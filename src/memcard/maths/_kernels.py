@@ -15,6 +15,7 @@ import ctypes
 from collections.abc import Callable
 from contextlib import suppress
 from functools import cache
+from threading import RLock
 from typing import Any, TypeAlias
 
 from llvmlite import binding as llvm
@@ -24,6 +25,9 @@ Wide: TypeAlias = tuple[int, int]
 # Bits of the fraction, bias, infinity's code (NaN's, where there is none), the plain NaN's code.
 Slim: TypeAlias = tuple[int, int, int, int]
 
+# Two threads that compile the same loop would each get one, and the cache would drop the one of them,
+# with its code, while it may be running.
+ONE_AT_A_TIME = RLock()
 _SINGLE = 23  # bits of float32's fraction
 _BYTE = 0xFF
 
@@ -154,7 +158,8 @@ def narrow(values: Any, out: Any, wide: Wide, slim: Slim) -> tuple[int, int, int
         How many values become NaN or infinite; how many that are not zero lie below the smallest
         normal value; how many of these become zero.
     """
-    call, _ = _made(wide, slim)
+    with ONE_AT_A_TIME:
+        call, _ = _made(wide, slim)
     counts = (ctypes.c_int32 * 3)()
     call(_address(values), _address(out), values.size, ctypes.addressof(counts))
     return counts[0], counts[1], counts[2]
@@ -162,7 +167,8 @@ def narrow(values: Any, out: Any, wide: Wide, slim: Slim) -> tuple[int, int, int
 
 def widen(values: Any, out: Any) -> None:
     """Turn float16 into float64, exactly; both contiguous. NaN keeps sign and payload."""
-    call, _ = _widener()
+    with ONE_AT_A_TIME:
+        call, _ = _widener()
     call(_address(values), _address(out), values.size)
 
 

@@ -166,7 +166,10 @@ def _models(document: _Values, method: str) -> tuple[tuple[_Model, ...], str | N
                 f"recipe: linear has no use for the base {base!r}; leave it out."
             )
         return models, None
-    return tuple(model for model in models if model.name != base), base
+    tuned = tuple(model for model in models if model.name != base)
+    if not tuned:
+        raise CorruptError(f"recipe: there is no model beside the base {base!r} to merge into it.")
+    return tuned, base
 
 
 def _model(item: Any, index: int) -> _Model:

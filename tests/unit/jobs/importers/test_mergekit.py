@@ -147,3 +147,10 @@ def test_one_density_for_all_models_where_the_method_takes_one() -> None:
 
     with pytest.raises(UnsupportedError, match=r"one density for all .*0\.3"):
         read({"merge_method": "ties", "base_model": "c", "models": models}, names)
+
+
+def test_a_base_without_another_model_is_refused() -> None:
+    document = {"merge_method": "ties", "models": [{"model": "a"}], "base_model": "a"}
+
+    with pytest.raises(CorruptError, match="no model beside the base 'a'"):
+        read(document, lambda _: ["w"])
