@@ -11,7 +11,6 @@ _LFS = (
     "repository, or download the file itself."
 )
 _STARTS: tuple[tuple[bytes, str], ...] = (
-    (b"GGUF", "is a GGUF file. This version does not read GGUF; use the .safetensors release."),
     (b"version https://git-lfs", _LFS),
     (b"\x1f\x8b", "is compressed with gzip. Unpack it first."),
     (b"(\xb5/\xfd", "is compressed with zstd. Unpack it first."),

@@ -7,6 +7,7 @@ Sources: those of ``maths/sphere.py``.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -26,12 +27,12 @@ TASK_VECTORS = Param(
 )
 
 
-class Spherical(TensorWise):
+class Spherical(TensorWise, ABC):
     """A method whose result is a sum of its inputs, with weights that follow from dot products."""
 
+    @abstractmethod
     def weights(self, dots: Double, params: Params) -> Sequence[float]:
         """Return one coefficient per model, given the dot products of all pairs."""
-        raise NotImplementedError
 
     def step(self, name: str, inputs: Sequence[Specs], params: Params) -> Step:
         """Ask for the dot products."""

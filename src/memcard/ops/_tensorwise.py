@@ -5,6 +5,7 @@ A method states its formula on float64; here are the plan, the refusals, widenin
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, TypeAlias, cast
 
@@ -91,12 +92,12 @@ class TensorWise:
         return Step(name, spec, needs, whole=whole, detail=detail)
 
 
-class ElementWise(TensorWise):
+class ElementWise(TensorWise, ABC):
     """A method whose result at one place depends on the inputs at that place and nothing else."""
 
+    @abstractmethod
     def formula(self, values: Sequence[Double], params: Params) -> Double:
         """Compute a run of values in float64; may change ``values`` and return one of them."""
-        raise NotImplementedError
 
     def apply(
         self, step: Step, parts: Sequence[memoryview], params: Params, out: memoryview, start: int
