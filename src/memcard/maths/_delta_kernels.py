@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from memcard.maths._kernels import ONE_AT_A_TIME, assemble
+from memcard.core.compiled import ONE_AT_A_TIME, address, assemble
 from memcard.maths.floats import Double, scratch
 
 _FRAME = """
@@ -173,18 +173,18 @@ _PLACES = 30  # number of a scratch array
 
 def change(tuned: Any, base: Double, out: Double) -> None:
     """Write ``tuned - base``, of float16 and float64."""
-    _library()["change"](_address(tuned), _address(base), _address(out), out.size)
+    _library()["change"](address(tuned), address(base), address(out), out.size)
 
 
 def keep(values: Double, cut: int) -> None:
     """Put 0 where a magnitude, read as a whole number, is below ``cut``."""
-    _library()["keep"](_address(values), cut, values.size)
+    _library()["keep"](address(values), cut, values.size)
 
 
 def vote(values: Double, votes: Double, weight: float, *, first: bool) -> None:
     """Multiply by a weight, in place, and add the products to the votes, or be the first of them."""
     _library()["first_vote" if first else "vote"](
-        _address(values), _address(votes), weight, values.size
+        address(values), address(votes), weight, values.size
     )
 
 
@@ -200,13 +200,13 @@ def agree(
 
     The sum is of magnitudes; ``mean`` gives it its sign.
     """
-    arrays = [_address(a) for a in (values, votes, *into)]
+    arrays = [address(a) for a in (values, votes, *into)]
     _library()["first_agree" if first else "agree"](*arrays, *scales, values.size)
 
 
 def mean(votes: Double, total: Double, divisor: Double) -> None:
     """Give the sum the sign of the votes and divide it, by 1 where the divisor is 0."""
-    _library()["mean"](_address(votes), _address(total), _address(divisor), total.size)
+    _library()["mean"](address(votes), address(total), address(divisor), total.size)
 
 
 def sift(keys: NDArray[np.int64], low: int, high: int) -> tuple[NDArray[np.int64], int]:
@@ -214,18 +214,13 @@ def sift(keys: NDArray[np.int64], low: int, high: int) -> tuple[NDArray[np.int64
     places = scratch(_PLACES, keys.size, np.int64)
     above, whole = ctypes.c_int64(), keys.size // 8 * 8
     found = _library()["sift"](
-        *(_address(keys), _address(places), ctypes.addressof(above), low, high, whole)
+        *(address(keys), address(places), ctypes.addressof(above), low, high, whole)
     )
     rest, more = keys[whole:], above.value
     for index in np.flatnonzero((rest >= low) & (rest <= high)):
         places[found] = whole + index
         found += 1
     return places[:found], more + int(np.count_nonzero(rest > high))
-
-
-def _address(array: Any) -> int:
-    place: int = array.__array_interface__["data"][0]
-    return place
 
 
 def _library() -> dict[str, Any]:

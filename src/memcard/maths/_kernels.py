@@ -13,21 +13,16 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Callable
-from contextlib import suppress
 from functools import cache
-from threading import RLock
 from typing import Any, TypeAlias
 
-from llvmlite import binding as llvm
+from memcard.core.compiled import ONE_AT_A_TIME, address, assemble
 
 # Bits of the fraction, bias.
 Wide: TypeAlias = tuple[int, int]
 # Bits of the fraction, bias, infinity's code (NaN's, where there is none), the plain NaN's code.
 Slim: TypeAlias = tuple[int, int, int, int]
 
-# Two threads that compile the same loop would each get one, and the cache would drop the one of them,
-# with its code, while it may be running.
-ONE_AT_A_TIME = RLock()
 _SINGLE = 23  # bits of float32's fraction
 _BYTE = 0xFF
 
@@ -161,7 +156,7 @@ def narrow(values: Any, out: Any, wide: Wide, slim: Slim) -> tuple[int, int, int
     with ONE_AT_A_TIME:
         call, _ = _made(wide, slim)
     counts = (ctypes.c_int32 * 3)()
-    call(_address(values), _address(out), values.size, ctypes.addressof(counts))
+    call(address(values), address(out), values.size, ctypes.addressof(counts))
     return counts[0], counts[1], counts[2]
 
 
@@ -169,12 +164,7 @@ def widen(values: Any, out: Any) -> None:
     """Turn float16 into float64, exactly; both contiguous. NaN keeps sign and payload."""
     with ONE_AT_A_TIME:
         call, _ = _widener()
-    call(_address(values), _address(out), values.size)
-
-
-def _address(array: Any) -> int:
-    place: int = array.__array_interface__["data"][0]
-    return place
+    call(address(values), address(out), values.size)
 
 
 @cache
@@ -189,27 +179,6 @@ def _widener() -> tuple[Callable[..., None], Any]:
     engine = assemble(_WIDEN)
     made = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64)
     return made(engine.get_function_address("widen")), engine
-
-
-def assemble(text: str) -> Any:
-    """Compile functions in LLVM's language for this processor; keep what is returned."""
-    with suppress(RuntimeError):  # llvmlite 0.45 and later do this by themselves, and say so
-        llvm.initialize()
-    llvm.initialize_native_target()
-    llvm.initialize_native_asmprinter()
-    features = llvm.get_host_cpu_features().flatten()
-    machine = llvm.Target.from_default_triple().create_target_machine(
-        cpu=llvm.get_host_cpu_name(), features=features, opt=3
-    )
-    module = llvm.parse_assembly(text)
-    module.triple, module.data_layout = llvm.get_default_triple(), str(machine.target_data)
-    options = llvm.create_pipeline_tuning_options(speed_level=3)
-    options.loop_vectorization = options.loop_unrolling = True
-    builder = llvm.create_pass_builder(machine, options)
-    builder.getModulePassManager().run(module, builder)
-    engine = llvm.create_mcjit_compiler(module, machine)
-    engine.finalize_object()
-    return engine
 
 
 def _constants(wide: Wide, slim: Slim) -> dict[str, int | str]:
