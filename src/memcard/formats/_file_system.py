@@ -23,11 +23,16 @@ _ROOT_AT, _POINT_AT = 2, 4  # fields of a line: major:minor, and the folder it i
 
 def is_local(path: Path) -> bool:
     """Whether the kernel reads ``path`` from its own disk or memory; False if nothing tells."""
+    return file_system_of(path) in LOCAL
+
+
+def file_system_of(path: Path) -> str:
+    """Return the type of the file system that ``path`` lies on, as the kernel calls it; "" if unknown."""
     try:
         real = path.resolve()
-        return _type(str(real.parent), real.parent.stat().st_dev) in LOCAL
+        return _type(str(real.parent), real.parent.stat().st_dev)
     except OSError:
-        return False
+        return ""
 
 
 @lru_cache(maxsize=256)  # a folder of a thousand files asks once

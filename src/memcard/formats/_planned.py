@@ -24,6 +24,7 @@ from memcard.core.checkpoint import Extent
 from memcard.core.tensors import Specs
 from memcard.core.writeback import start_writeback
 from memcard.errors import MismatchError, NotFoundError, UnsupportedError
+from memcard.formats._direct import WORTH, DirectFile
 from memcard.formats._source import check_range
 
 COPY_CHUNK = 8 << 20
@@ -66,6 +67,7 @@ class PlannedSink:
         self._plan: Plan | None = None
         self._stack = ExitStack()
         self._fd, self._part = -1, self.path
+        self._direct: DirectFile | None = None
         self._written: dict[str, list[tuple[int, int]]] = {}
         self._lock = Lock()
 
@@ -84,6 +86,10 @@ class PlannedSink:
         with disk_errors(self.path):
             file = self._stack.enter_context(self._stage(self.path))
             self._fd, self._part = file.fileno(), Path(file.name)
+            if self._finish is None:  # a finisher reads it all again, from the cache
+                self._direct = DirectFile.of(self._part)
+            if self._direct is not None:
+                self._stack.enter_context(self._direct)
             _reserve(self._fd, self.path, plan.size)
             for offset, part in plan.fixed:
                 self._pwrite(memoryview(part), offset)
@@ -95,8 +101,7 @@ class PlannedSink:
         part = memoryview(part).cast("B") if part.nbytes else memoryview(b"")
         check_range(self.path, name, size, offset, len(part))
         with disk_errors(self.path):
-            self._pwrite(part, start + offset)
-        start_writeback(self._fd, start + offset, len(part))
+            self._put(part, start + offset)
         self._note(name, offset, offset + len(part))
 
     def copy(self, name: str, source: Extent) -> None:
@@ -107,17 +112,20 @@ class PlannedSink:
                 f"{self.path}: {name!r} takes {size} bytes, {source.path} offers {source.size}."
             )
         with disk_errors(self.path), source.path.open("rb", buffering=0) as file:
-            done = _kernel_copy(file.fileno(), source.offset, self._fd, start, size)
+            done = 0
+            if self._direct is None or self._direct.clones or size < WORTH:
+                done = _kernel_copy(file.fileno(), source.offset, self._fd, start, size)
+            file.seek(source.offset + done)
+            buffer = memoryview(bytearray(min(COPY_CHUNK, size - done)))
             while done < size:
-                file.seek(source.offset + done)
-                part = file.read(min(COPY_CHUNK, size - done))
-                if not part:
+                n = file.readinto(buffer[: size - done])
+                if not n:
                     raise MismatchError(
                         f"{source.path}: ends inside {name!r}; it was changed while it was copied. "
                         "Try again when nothing writes to it."
                     )
-                self._pwrite(memoryview(part), start + done)
-                done += len(part)
+                self._put(buffer[:n], start + done)
+                done += n
         self._note(name, 0, size)
 
     def crc32(self, offset: int, size: int) -> int:
@@ -185,6 +193,13 @@ class PlannedSink:
             raise MismatchError(
                 f"{self.path}: {'; '.join(short[:5])}{more}. Nothing was kept of the file."
             )
+
+    def _put(self, part: memoryview, offset: int) -> None:
+        """Write past the cache what can go that way; the rest, or all of it, through the cache."""
+        first, last = (0, 0) if self._direct is None else self._direct.write(part, offset)
+        self._pwrite(part[:first], offset)
+        self._pwrite(part[last:], offset + last)
+        start_writeback(self._fd, offset + last, len(part) - last)
 
     def _pwrite(self, part: memoryview, offset: int) -> None:
         done = 0
