@@ -1,11 +1,13 @@
 """Merge Stable-Diffusion-1.5-sized fp16 files: memcard, its floor and other programs, side by side.
 
-    python benchmarks/merge.py [FOLDER] [--mergekit PYTHON] [--limit SECONDS]
+    python benchmarks/merge.py [FOLDER] [--mergekit PYTHON] [--limit SECONDS] [--runs N] [--sdxl]
 
-Needs 11 GB in FOLDER (default: the temporary folder); leaves nothing. CPU seconds and peak memory are
-those of a process of its own; wall time means something on a quiet machine only. Peak memory is VmHWM. What
-takes longer than the limit is stopped: its figures are then lower bounds, marked with ≥. mergekit has
-requirements of its own; name the interpreter it is installed for.
+Needs 11 GB in FOLDER (default: the temporary folder), 23 GB with ``--sdxl``; leaves nothing. The files have
+the names and shapes of Stable Diffusion 1.5. CPU seconds and peak memory are those of a process of its own;
+wall time means something on a quiet machine only. Peak memory is VmHWM. The floors and memcard run N times,
+the median counts; the others, which are slow, run once. What takes longer than the limit is stopped: its
+figures are then lower bounds, marked with ≥. mergekit has requirements of its own; name the interpreter it
+is installed for.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ import os
 import platform
 import re
 import shutil
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -25,14 +28,7 @@ from pathlib import Path
 
 import numpy as np
 
-# Shape, how often. 1,021,530,112 values: the parts of a Stable Diffusion 1.5 file in
-# true sizes; names do not matter to the work.
-PARTS = [
-    ((49408, 768), 1), ((1280, 2560, 3, 3), 6), ((1280, 1280, 3, 3), 22), ((10240, 1280), 6),
-    ((1280, 5120), 6), ((1280, 1280), 60), ((640, 640, 3, 3), 12), ((5120, 640), 5),
-    ((640, 1280, 3, 3), 4), ((640, 640), 50), ((768, 768), 48), ((3072, 768), 24),
-    ((320, 320, 3, 3), 14), ((320, 320), 50), ((512, 512, 3, 3), 22), ((1280,), 300), ((640,), 200),
-]  # fmt: skip
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 
 MERGE = """
 from memcard.jobs.merge import merge
@@ -77,11 +73,28 @@ class Run:
     code: str
     values: dict[str, object] = field(default_factory=dict)
     python: str = sys.executable
+    peer: bool = False
 
 
-def make(path: Path, seed: int, near: bool = False) -> int:
+def sd15() -> dict[str, tuple[int, ...]]:
+    """List the tensors of Stable Diffusion 1.5."""
+    from fixtures.sd15 import FULL, shapes
+
+    return shapes(FULL)
+
+
+def sdxl() -> dict[str, tuple[int, ...]]:
+    """List the tensors of Stable Diffusion XL, 6.9 GB."""
+    from fixtures.published import published
+
+    return published("sdxl-sgm")
+
+
+def make(
+    path: Path, seed: int, near: bool = False, shapes: dict[str, tuple[int, ...]] | None = None
+) -> int:
     """Write one file; with ``near``, a fine-tune of the one of seed 1: its values plus N(0, 0.002)."""
-    shapes = {f"{i}.{n}": s for i, (s, count) in enumerate(PARTS) for n in range(count)}
+    shapes = shapes or sd15()
     header, end = {}, 0
     for name, shape in shapes.items():
         start, end = end, end + 2 * int(np.prod(shape))
@@ -171,7 +184,7 @@ def mergekit_run(title: str, python: str, method: str, files: list[str], **more:
     if method == "ties":
         config["base_model"] = files[-1]
         config["models"] = [{**m, "parameters": {"weight": 1.0, **more}} for m in models]
-    return Run(title, MERGEKIT, {"CONFIG": config}, python)
+    return Run(title, MERGEKIT, {"CONFIG": config}, python, peer=True)
 
 
 def runs(a: str, b: str, c: str, mergekit: str | None) -> list[Run]:
@@ -188,8 +201,8 @@ def runs(a: str, b: str, c: str, mergekit: str | None) -> list[Run]:
         ),
         Run("2 threads, inputs not hashed", MERGE, {**linear, **plain}),
         Run("2 threads, inputs hashed (default)", MERGE, {**linear, **plain, "DIGESTS": True}),
-        Run("naive torch (load, average in fp32, save)", NAIVE),
-        Run("sd-mecha weighted_sum", MECHA),
+        Run("naive torch (load, average in fp32, save)", NAIVE, peer=True),
+        Run("sd-mecha weighted_sum", MECHA, peer=True),
         Run("floor: cat A B C >/dev/null; cat B >out", FLOOR, {"READ": f"{a} {b} {c}"}),
         Run("**EMA from 3 snapshots** (0.6, 0.6, -0.2)", EMA, {"C": c}),
         Run("**TIES of 2 fine-tunes**, density 0.2", MERGE, {**ties, **plain}),
@@ -200,13 +213,65 @@ def runs(a: str, b: str, c: str, mergekit: str | None) -> list[Run]:
     return rows
 
 
-def main() -> None:
-    """Print the table."""
+def row(run: Run, out: Path, given: argparse.Namespace, files: dict[str, str]) -> str:
+    """Run one row as often as asked; return its line of the table."""
+    found = []
+    for _ in range(1 if run.peer else given.runs):
+        remove(out)
+        try:
+            found.append(measure(run, out, given.limit, files))
+        except RuntimeError as error:
+            return f"| {run.title} | failed: {str(error)[-300:]!r} | | |"
+    mark = "≥ " if found[0]["cut"] else ""
+    cells = [
+        f"{mark}{statistics.median(f[key] for f in found):.{digits}f}"
+        for key, digits in (("cpu", 1), ("wall", 1), ("mb", 0))
+    ]
+    return f"| {run.title} | {' | '.join(cells)} |"
+
+
+def remove(out: Path) -> None:
+    """Remove what a run left."""
+    if out.is_dir():
+        shutil.rmtree(out)
+    out.unlink(missing_ok=True)
+
+
+def large(folder: Path, given: argparse.Namespace) -> None:
+    """Merge two files of the size of Stable Diffusion XL: memory must not grow with them."""
+    a, b, out = (folder / f"{name}.safetensors" for name in ("a", "b", "out"))
+    size = make(a, 2, near=True, shapes=sdxl())
+    make(b, 3, near=True, shapes=sdxl())
+    linear = {"METHOD": "weighted_average", "PARAMS": {"weights": [0.7, 0.3]}, "MORE": []}
+    title = f"0.7 A + 0.3 B of {size / 1e9:.1f} GB files, 2 threads"
+    run = Run(title, MERGE, {**linear, "DIGESTS": False, "THREADS": 2}, peer=True)
+    print(row(run, out, given, {"A": str(a), "B": str(b)}), flush=True)
+    ties = {"METHOD": "ties", "PARAMS": {"base": str(b), "density": 0.2}, "MORE": []}
+    run = Run(
+        f"TIES of two, density 0.2, {size / 1e9:.1f} GB files",
+        MERGE,
+        {**ties, "DIGESTS": False, "THREADS": 2},
+        peer=True,
+    )
+    print(row(run, out, given, {"A": str(a), "B": str(a)}), flush=True)
+    for path in (a, b, out):
+        path.unlink(missing_ok=True)
+
+
+def parse() -> argparse.Namespace:
+    """Read the command line."""
     parser = argparse.ArgumentParser()
     parser.add_argument("folder", nargs="?")
     parser.add_argument("--mergekit", metavar="PYTHON")
     parser.add_argument("--limit", type=float, default=300, metavar="SECONDS")
-    given = parser.parse_args()
+    parser.add_argument("--runs", type=int, default=3, metavar="N")
+    parser.add_argument("--sdxl", action="store_true")
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Print the table."""
+    given = parse()
     folder = Path(tempfile.mkdtemp(dir=given.folder))
     try:
         a, b, c, out = (folder / f"{name}.safetensors" for name in ("a", "b", "base", "out"))
@@ -214,26 +279,18 @@ def main() -> None:
         make(b, 3, near=True)
         size = make(c, 1)
         print(f"{platform.machine()}, {os.cpu_count()} CPUs, load {os.getloadavg()[0]:.1f}")
-        print(f"fp16, {size / 1e9:.2f} GB each\n")
+        print(
+            f"fp16, {size / 1e9:.2f} GB each, medians of {given.runs} for memcard and the floors\n"
+        )
         print("| run | CPU s | wall s | peak MB |\n|---|---|---|---|", flush=True)
         exact = ""
         for run in runs(str(a), str(b), str(c), given.mergekit):
-            try:
-                found = measure(run, out, given.limit, {"A": str(a), "B": str(b)})
-            except RuntimeError as error:
-                print(f"| {run.title} | failed: {str(error)[-300:]!r} | | |", flush=True)
-            else:
-                mark = "≥ " if found["cut"] else ""
-                row = " | ".join(
-                    f"{mark}{found[key]:.{digits}f}"
-                    for key, digits in (("cpu", 1), ("wall", 1), ("mb", 0))
-                )
-                print(f"| {run.title} | {row} |", flush=True)
-                if not exact and "2 threads" in run.title:
-                    exact = exactness(a, b, out)
-            if out.is_dir():
-                shutil.rmtree(out)
-            out.unlink(missing_ok=True)
+            print(row(run, out, given, {"A": str(a), "B": str(b)}), flush=True)
+            if not exact and "2 threads" in run.title:
+                exact = exactness(a, b, out)
+            remove(out)
+        if given.sdxl:
+            large(folder, given)
         print(f"\n0.7 A + 0.3 B against float64, rounded once: {exact}")
     finally:
         shutil.rmtree(folder)

@@ -1,0 +1,128 @@
+"""Values from all over some checkpoints, at the same places in each."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from memcard.core.checkpoint import Checkpoint
+from memcard.maths.fit import Double, rounding_step
+from memcard.maths.floats import PRECISION, Array, can_compute, decode, stored
+
+_RUN, _RUNS = 512, 8  # values read in one place, places in a tensor
+
+
+@dataclass(frozen=True)
+class Sample:
+    """The sampled values of one tensor.
+
+    Attributes:
+        name: of the tensor.
+        target: as stored.
+        parents: of each candidate, as stored; None where it has no such tensor, or of another shape.
+    """
+
+    name: str
+    target: Array
+    parents: tuple[Array | None, ...]
+
+    @property
+    def size(self) -> int:
+        """Number of values."""
+        return int(self.target.size)
+
+    def kept(self) -> int | None:
+        """Return the first candidate whose values are these, bit for bit."""
+        mine = self.target.tobytes()
+        for i, part in enumerate(self.parents):
+            if part is not None and part.dtype == self.target.dtype and part.tobytes() == mine:
+                return i
+        return None
+
+
+def take(target: Checkpoint, parents: Sequence[Checkpoint]) -> list[Sample]:
+    """Sample every tensor of floats."""
+    found = []
+    for name, spec in target.specs.items():
+        if not can_compute(spec.dtype) or spec.elements == 0:
+            continue
+        ranges = _ranges(spec.elements)
+        parts: list[Array | None] = []
+        for parent in parents:
+            other = parent.specs.get(name)
+            fits = other is not None and other.shape == spec.shape and can_compute(other.dtype)
+            parts.append(read(parent, name, ranges) if fits else None)
+        found.append(Sample(name, read(target, name, ranges), tuple(parts)))
+    return found
+
+
+def read(checkpoint: Checkpoint, name: str, ranges: Sequence[tuple[int, int]]) -> Array:
+    """Read some runs of values of one tensor."""
+    spec = checkpoint.specs[name]
+    item = spec.dtype.block_bytes
+    whole = memoryview(bytearray(sum(n for _, n in ranges) * item))
+    at = 0
+    for start, count in ranges:
+        checkpoint.readinto(name, whole[at : at + count * item], start * item)
+        at += count * item
+    return stored(whole, spec.dtype)
+
+
+def ranges_of(checkpoint: Checkpoint, name: str) -> list[tuple[int, int]]:
+    """Return where ``take`` reads a tensor."""
+    return _ranges(checkpoint.specs[name].elements)
+
+
+def _ranges(elements: int) -> list[tuple[int, int]]:
+    if elements <= _RUN * _RUNS:
+        return [(0, elements)]
+    return [(elements // _RUNS * i, _RUN) for i in range(_RUNS)]
+
+
+def wide(values: Array) -> Double:
+    """Return float64."""
+    out = np.empty(values.size)
+    with np.errstate(invalid="ignore"):
+        decode(values, out)
+    return out
+
+
+@dataclass(frozen=True)
+class Columns:
+    """The samples of several tensors, one after the other, without what is not finite."""
+
+    target: Double
+    parents: tuple[Double, ...]
+    unit: Double
+
+
+def columns(samples: Sequence[Sample], chosen: Sequence[int]) -> Columns:
+    """Put the samples of the chosen candidates into columns; all of them have every tensor."""
+    target = np.concatenate([wide(s.target) for s in samples])
+    parents = [np.concatenate([wide(_there(s.parents[i])) for s in samples]) for i in chosen]
+    unit = np.concatenate([_unit(s.target) for s in samples])
+    fine = np.isfinite(target)
+    for parent in parents:
+        fine &= np.isfinite(parent)
+    return Columns(target[fine], tuple(p[fine] for p in parents), unit[fine])
+
+
+def _there(part: Array | None) -> Array:
+    if part is None:
+        raise ValueError("a candidate lacks a tensor it was chosen for")
+    return part
+
+
+def _unit(values: Array) -> Double:
+    bits, least = PRECISION[_names()[values.dtype]]
+    numbers = np.nan_to_num(wide(values), nan=1.0, posinf=1.0, neginf=1.0)
+    return rounding_step(numbers, bits, 2.0**least)
+
+
+def _names() -> Mapping[Any, str]:
+    from memcard.maths.floats import STORED
+
+    return {dtype: name for name, dtype in STORED.items()}
