@@ -18,7 +18,7 @@ from memcard.cli import _show
     )
 )
 @click.argument("recipe")
-@click.option("--out", type=click.Path(path_type=Path), help="File to write.")
+@click.option("-o", "--out", type=click.Path(path_type=Path), help="File to write.")
 @_show.force_option
 @click.option("--dry-run", is_flag=True, help="Print the plan; write nothing.")
 @click.option(
