@@ -55,7 +55,9 @@ def make(base: str, tuned: str, out: Path, overwrite: bool, as_json: bool) -> in
 def apply(base: str, delta: str, out: Path, overwrite: bool, as_json: bool) -> int:
     """Write the checkpoint that DELTA makes of BASE; another base is refused.
 
-    A delta of a .safetensors file gives that file back to the last byte, if OUT is one too.
+    A delta of a .safetensors file gives that file back to the last byte, if OUT is one too. It need not
+    be applied to be used: every command takes a delta in place of the checkpoint, if its base lies beside
+    it or in the working folder.
     """
     from memcard.jobs.delta import delta_apply
 
@@ -79,7 +81,13 @@ def _print(made: Any, *, as_json: bool, share: bool) -> None:
             "size": size,
             "tensors": f"{made.tensors}, {made.changed} changed",
             "base": made.base_sha256,
-            "result": made.result_sha256,
+            "original": made.result_sha256,
+            **({} if share else {"written": f"{made.out_sha256}: {_verdict(made)}"}),
             "notes": list(made.notes),
         }
     )
+
+
+def _verdict(made: Any) -> str:
+    """Say whether what was written is the file the delta was made of."""
+    return "same file" if made.same_file else "same tensors, another container"

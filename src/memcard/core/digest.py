@@ -280,3 +280,51 @@ class _Read:
     def _tell(self) -> None:
         self.done = min(self._behind() * CHUNK, self.size_read)
         self._change.notify_all()
+
+
+class _Taker(_Chain):
+    """Someone who takes all chunks in order and makes of them what he likes."""
+
+    __slots__ = ("_taken_by",)
+
+    def __init__(self, taken_by: Callable[[memoryview, int], object]) -> None:
+        super().__init__("", lambda part: None, str)
+        self._taken_by = taken_by
+
+    def take(self, part: memoryview, offset: int) -> None:
+        """Pass the chunk on."""
+        self._taken_by(part, offset)
+
+
+def read_once(
+    path: Path,
+    *takers: Callable[[memoryview, int], object],
+    phase: str = "read",
+    progress: Listener = silent,
+) -> os.stat_result:
+    """Give all chunks of a file, in order, to each taker, from one read; memory stays at 16 MiB.
+
+    Args:
+        path: the file.
+        takers: called with a chunk and its offset; each from one thread at a time, all at once from
+            several. A chunk is overwritten after all have returned.
+        phase: what ``progress`` is told this is.
+        progress: hears how far it is, from the calling thread.
+
+    Returns:
+        What the system says of the file that was read.
+
+    Raises:
+        IntegrityError: the file changed while it was read.
+    """
+    with path.open("rb", buffering=0) as file:
+        stat = os.fstat(file.fileno())
+        before = _identity(stat)
+        reading = _Read(file, before[0], tuple(_Taker(taker) for taker in takers))
+        reading.run(lambda done: progress(Progress(phase, done, before[0])))
+        unchanged = _identity(os.fstat(file.fileno())) == before and _still(path, before)
+    if not unchanged or reading.size_read != before[0]:
+        raise IntegrityError(
+            f"{path}: changed while it was read. Try again when nothing writes to it."
+        )
+    return stat

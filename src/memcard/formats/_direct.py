@@ -24,7 +24,7 @@ from typing import Self
 from memcard.formats._file_system import file_system_of
 
 WORTH = 256 << 10  # bytes; a smaller part is not worth a trip to the disk of its own
-_AT_ONCE = 4 << 20
+_AT_ONCE = 1 << 20
 _BLOCK = max(4096, mmap.PAGESIZE)
 _KNOWN = frozenset({"ext4", "xfs"})
 

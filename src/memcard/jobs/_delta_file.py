@@ -10,7 +10,9 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
-from typing import Any, Final
+from pathlib import Path
+from threading import local
+from typing import Any, Final, TypeAlias
 
 from blake3 import blake3
 
@@ -29,6 +31,7 @@ _STATED: Final = ("base_sha256", "base_name", "result_sha256", "result_name", "r
 _DIGEST: Final = 32  # hex digits of a block's BLAKE3 that are kept: 128 bits
 _ITEMS: Final = (1, 2, 4, 8)
 _MOST: Final = 256 << 20  # bytes of an index: a million tensors
+Index: TypeAlias = "tuple[list[Entry], dict[str, str]]"  # tensors and metadata of the result
 _DTYPES: Final[Mapping[str, DType]] = {**DTYPES, **QUANTIZED}
 
 
@@ -100,7 +103,7 @@ def read_packed(delta: Checkpoint, name: str) -> bytes:
         raise CorruptError(f"delta: {name!r}: {error}. Get the file again.") from None
 
 
-def read_index(delta: Checkpoint) -> tuple[list[Entry], dict[str, str]]:
+def read_index(delta: Checkpoint) -> Index:
     """Return the tensors and the metadata of the result.
 
     Raises:
@@ -157,14 +160,27 @@ def _faults(entry: Entry, delta: Checkpoint) -> list[str]:
 
 
 class DeltaCheckpoint:
-    """The result of a delta on its base; every block is checked as it is read. From any thread."""
+    """The result of a delta on its base; every block is checked as it is read. From any thread.
+
+    Attributes:
+        parts: the files it is read from, for messages and to keep them from being overwritten.
+    """
 
     format = "delta"
     notes: Sequence[str] = ()
 
-    def __init__(self, base: Checkpoint, delta: Checkpoint) -> None:
+    def __init__(
+        self,
+        base: Checkpoint,
+        delta: Checkpoint,
+        *,
+        parts: Sequence[Path] = (),
+        index: Index | None = None,
+    ) -> None:
         self._base, self._delta = base, delta
-        entries, metadata = read_index(delta)
+        self.parts = tuple(parts)
+        self._local = local()
+        entries, metadata = read_index(delta) if index is None else index
         self.entries: Mapping[str, Entry] = {entry.name: entry for entry in entries}
         self.specs: Specs = {entry.name: entry.spec for entry in entries}
         self.metadata: Mapping[str, str] = metadata
@@ -187,9 +203,16 @@ class DeltaCheckpoint:
             at += len(part)
 
     def extent(self, name: str) -> Extent | None:
-        """Where the bytes lie, for a tensor that is the base's."""
-        entry = self._entry(name)
-        return self._base.extent(name) if entry.sizes and not any(entry.sizes) else None
+        """Return None: a kernel that copies bytes would not compare them with their digest."""
+        self._entry(name)
+        return None
+
+    def check_unchanged(self) -> None:
+        """Raise IntegrityError if a file was written to since it was opened, where that shows."""
+        for checkpoint in (self._base, self._delta):
+            check = getattr(checkpoint, "check_unchanged", None)
+            if check is not None:
+                check()
 
     def close(self) -> None:
         """Close both files."""
@@ -203,6 +226,14 @@ class DeltaCheckpoint:
             raise NotFoundError(f"the delta makes no tensor {name!r}.") from None
 
     def _block(self, entry: Entry, number: int) -> memoryview:
+        """Return a block; the last one of each thread is kept, as many read in smaller steps."""
+        last: tuple[str, int, memoryview] | None = getattr(self._local, "last", None)
+        if last is None or last[:2] != (entry.name, number):
+            last = entry.name, number, self._unpacked(entry, number)
+            self._local.last = last
+        return last[2]
+
+    def _unpacked(self, entry: Entry, number: int) -> memoryview:
         start = number * BLOCK
         size = min(BLOCK, entry.spec.nbytes - start)
         packed_size = entry.sizes[number]
@@ -225,9 +256,9 @@ class DeltaCheckpoint:
             raise self._damaged(entry, number)
         return out
 
-    @staticmethod
-    def _damaged(entry: Entry, number: int, why: str = "") -> IntegrityError:
+    def _damaged(self, entry: Entry, number: int, why: str = "") -> IntegrityError:
+        where = " and ".join(f"{path}" for path in reversed(self.parts))
         return IntegrityError(
-            f"{entry.name!r}: block {number} of the delta does not give what it was made of{why}. "
+            f"{where}{': ' if where else ''}{entry.name!r}: block {number} of the delta does not give what it was made of{why}. "
             "Either file is damaged; get the delta again, and memcard inspect --digests the base."
         )

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from memcard.errors import NotFoundError, UsageError
-from memcard.jobs.resolve import locate
+from memcard.jobs.resolve import files_behind
 from memcard.recipes.nodes import Node, sources
 
 
@@ -21,7 +21,7 @@ def refuse_output(out: Path, node: Node, *, overwrite: bool) -> None:
         raise NotFoundError(f"{out.parent}: no such folder. Make it first.")
     if not out.exists():
         return
-    if _is_one_of(out, (locate(source.ref) for source in sources(node))):
+    if _is_one_of(out, (path for source in sources(node) for path in files_behind(source))):
         raise UsageError(f"{out}: is an input of this very job. Choose another name.")
     if not overwrite:
         raise UsageError(

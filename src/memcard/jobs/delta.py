@@ -15,7 +15,8 @@ from memcard.core.progress import Listener, Progress, silent
 from memcard.core.tensors import DTYPES, Spec
 from memcard.errors import MismatchError, NotFoundError, UnsupportedError, UsageError
 from memcard.formats import FORMATS, format_for_suffix, open_file
-from memcard.jobs._delta_apply import check_base, restored_sink
+from memcard.jobs._delta_apply import restored_sink
+from memcard.jobs._delta_base import check_base
 from memcard.jobs._delta_file import (
     HEADER,
     INDEX,
@@ -29,9 +30,11 @@ from memcard.jobs._delta_file import (
 )
 from memcard.jobs._delta_pack import packed
 from memcard.jobs._output import refuse_output
-from memcard.jobs.resolve import card_of, digest, label, locate
+from memcard.jobs.resolve import card_of, digest, fresh_digest, label, locate
 from memcard.recipes.bake import pour
 from memcard.recipes.nodes import Apply, Source
+
+_INDEX_SUFFIX = ".index.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +49,8 @@ class Delta:
         changed: how many of them are not the base's.
         nbytes: size of the delta.
         result_bytes: size of the checkpoint.
+        out_sha256: of the file that was written; "" for a delta that was made.
+        same_file: whether that file is the original to the last byte; None for a delta that was made.
         notes: what a careful user should know, one sentence each.
     """
 
@@ -56,6 +61,8 @@ class Delta:
     changed: int
     nbytes: int
     result_bytes: int
+    out_sha256: str = ""
+    same_file: bool | None = None
     notes: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
@@ -86,7 +93,9 @@ def delta_make(
 
     Raises:
         MismatchError: the two have no tensor in common.
-        UsageError: ``out`` is there already or no ``.safetensors``, or an input is a folder.
+        UnsupportedError: ``tuned`` is a lossless delta itself.
+        UsageError: ``out`` is there already or no ``.safetensors``, an input is no single file, or
+            ``base`` is a delta itself.
     """
     out, paths = Path(out).expanduser(), [_file(ref) for ref in (base, tuned)]
     if format_for_suffix(out) is not FORMATS["safetensors"]:
@@ -95,10 +104,15 @@ def delta_make(
     sums = [digest(path, progress) for path in paths]
     old, new = (open_file(path) for path in paths)
     try:
+        if f"{KEY}mode" in old.metadata:
+            raise UsageError(
+                f"{paths[0]}: is a delta itself. Use the base it was made from, or make the "
+                "checkpoint of it first: memcard convert."
+            )
         if not any(name in old.specs for name in new.specs):
             raise MismatchError(f"{paths[1]} and {paths[0]} have no tensor in common: no delta.")
         names = [str(ref) for ref in (base, tuned)]
-        metadata = _metadata(names, sums, paths[1], new)
+        metadata = _metadata(names, sums, paths, new)
         return _write(old, new, paths[1], out, metadata, threads or _crew(), progress)
     finally:
         old.close()
@@ -117,7 +131,8 @@ def delta_apply(
     """Write the checkpoint that ``delta`` makes of ``base``.
 
     Every block is checked before it is written. If the delta was made of a safetensors file and ``out`` is
-    one, the result is that file to the last byte; else its tensors are the same, bit for bit.
+    one, the result is that file to the last byte; else its tensors are the same, bit for bit. What was
+    written is read once more for its SHA-256.
 
     Args:
         base: the base the delta was made from; also in another container, if all tensors are the same.
@@ -136,20 +151,26 @@ def delta_apply(
     _refuse(out, paths, overwrite=overwrite)
     form = format_for_suffix(out)
     stored = open_file(paths[1])
-    result = DeltaCheckpoint(open_file(paths[0]), stored)
+    result = DeltaCheckpoint(open_file(paths[0]), stored, parts=paths)
     try:
-        notes = check_base(paths[0], result, stored.metadata, progress)
+        entries = tuple(result.entries.values())
+        notes = check_base(paths[0], entries, stored.metadata, digest=digest, progress=progress)
         exact = form is FORMATS["safetensors"] and HEADER in stored.specs
         sink = restored_sink(out, stored, result) if exact else form.create(out)
         pour(result, sink, threads=threads or _crew(), progress=progress)
-        if not exact:
-            notes.append("The tensors are the original's; the container is a new one.")
+        written, wanted = fresh_digest(out, progress), stored.metadata[f"{KEY}result_sha256"]
+        if exact and written != wanted:
+            notes.append(
+                "The delta names another SHA-256 for its result, though every tensor is as it says."
+            )
         return Delta(
-            *(out, stored.metadata[f"{KEY}base_sha256"], stored.metadata[f"{KEY}result_sha256"]),
+            *(out, stored.metadata[f"{KEY}base_sha256"], wanted),
             tensors=len(result.specs),
-            changed=sum(entry.codec != SAME for entry in result.entries.values()),
+            changed=sum(entry.codec != SAME for entry in entries),
             nbytes=paths[1].stat().st_size,
             result_bytes=out.stat().st_size,
+            out_sha256=written,
+            same_file=written == wanted,
             notes=tuple(notes),
         )
     finally:
@@ -158,9 +179,10 @@ def delta_apply(
 
 def _file(ref: str | Path) -> Path:
     path = locate(ref)
-    if not path.is_file():
+    if not path.is_file() or path.name.endswith(_INDEX_SUFFIX):
         raise UsageError(
-            f"{path}: a delta is between two files. memcard convert makes one of a folder."
+            f"{path}: a delta is between two files. memcard convert makes one file of a folder or of "
+            "shards."
         )
     return path
 
@@ -175,7 +197,7 @@ def _crew() -> int:
 
 
 def _metadata(
-    names: Sequence[str], sums: Sequence[str], path: Path, new: Checkpoint
+    names: Sequence[str], sums: Sequence[str], paths: Sequence[Path], new: Checkpoint
 ) -> dict[str, str]:
     """Return what the delta says about itself; nothing of this machine is in it."""
     card = {
@@ -190,9 +212,10 @@ def _metadata(
         f"{KEY}version": str(VERSION),
         f"{KEY}base_sha256": sums[0],
         f"{KEY}base_name": label(names[0]),
+        f"{KEY}base_size": str(paths[0].stat().st_size),
         f"{KEY}result_sha256": sums[1],
         f"{KEY}result_name": label(names[1]),
-        f"{KEY}result_size": str(path.stat().st_size),
+        f"{KEY}result_size": str(paths[1].stat().st_size),
         "memcard.card": json.dumps(card, ensure_ascii=False, sort_keys=True),
     }
 
@@ -207,7 +230,10 @@ def _write(
     progress: Listener,
 ) -> Delta:
     if taken := [name for name in (INDEX, HEADER) if name in new.specs]:
-        raise UnsupportedError(f"{path}: has a tensor of the reserved name {taken[0]!r}.")
+        raise UnsupportedError(
+            f"{path}: has a tensor of the reserved name {taken[0]!r}, as deltas have. If it is one, make "
+            "the checkpoint of it first: memcard convert."
+        )
     entries: list[Entry] = []
     places: dict[str, tuple[int, int]] = {}
     # Sizes are known only after packing, and the sink wants them first: so it goes through a file.

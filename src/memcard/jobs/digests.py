@@ -6,11 +6,11 @@ import json
 from collections.abc import Collection
 from pathlib import Path
 
-from memcard.core.digest import NAMES, digests_file
+from memcard.core.digest import NAMES
 from memcard.core.progress import Event, Listener, Progress, silent
 from memcard.errors import FormatError
 from memcard.formats import open_file
-from memcard.jobs.resolve import locate
+from memcard.jobs.resolve import known_digests, locate
 
 _INDEX = ".index.json"
 _WEIGHTS = frozenset({".safetensors", ".sft", ".ckpt", ".pt", ".pth", ".bin", ".gguf"})
@@ -20,6 +20,8 @@ def digests(
     ref: str | Path, *, only: Collection[str] = NAMES, progress: Listener = silent
 ) -> dict[str, dict[str, str]]:
     """Return the digests of each file a checkpoint is made of; every file is read once.
+
+    What is remembered is not believed here, so damage shows; what is found is remembered.
 
     Args:
         ref: a file, an index of shards, a folder, or a name of the starter.
@@ -47,7 +49,7 @@ def digests(
 
         offset = data_offset(file)
         name = file.relative_to(folder).as_posix()
-        found[name] = digests_file(file, data_offset=offset, only=only, progress=hear)
+        found[name] = known_digests().fresh(file, data_offset=offset, only=only, progress=hear)
         before += file.stat().st_size
     return found
 

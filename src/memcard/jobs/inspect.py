@@ -12,16 +12,17 @@ from threading import Lock
 from memcard.architectures import ARCHITECTURES, identify
 from memcard.core.architecture import Identity
 from memcard.core.checkpoint import Checkpoint
-from memcard.core.digest import digests_file
+from memcard.core.digest import NAMES, digests_file
 from memcard.core.progress import Listener, Progress, silent
 from memcard.core.report import Report, Verdict
 from memcard.errors import CorruptError, FormatError, UnsafeError
 from memcard.formats import is_checkpoint_folder, open_file, sniff_file
+from memcard.jobs._delta_file import KEY, MODE, SAME, read_index
 from memcard.jobs._metadata import modelspec, training
 from memcard.jobs._walk import below
 from memcard.jobs.digests import digests as digests_of
 from memcard.jobs.digests import files_of
-from memcard.jobs.resolve import locate
+from memcard.jobs.resolve import known_digests, locate
 
 _PICKLE = (
     "its pickle program was interpreted as data, nothing was run; every name in it is one of "
@@ -66,7 +67,10 @@ def inspect(
         return _refused(file, error, refused, salvage=salvage)
     try:
         sums = _digests(file, checkpoint, progress) if digests else {}
-        return _accepted(file, checkpoint, sums)
+        try:
+            return _accepted(file, checkpoint, sums)
+        except FormatError as error:  # a delta whose index is damaged
+            return _refused(file, error, sums, salvage=salvage)
     finally:
         checkpoint.close()
 
@@ -144,7 +148,7 @@ def _digests(file: Path, checkpoint: Checkpoint, progress: Listener) -> Mapping[
     offset = (
         getattr(checkpoint, "data_offset", None) if checkpoint.format == "safetensors" else None
     )
-    return digests_file(file, data_offset=offset, progress=progress)
+    return known_digests().fresh(file, only=NAMES, data_offset=offset, progress=progress)
 
 
 def _refused(
@@ -200,7 +204,7 @@ def _with_tensors(report: Report) -> Report:
 
 def _accepted(path: Path, checkpoint: Checkpoint, digests: Mapping[str, str]) -> Report:
     specs, metadata = checkpoint.specs, dict(checkpoint.metadata)
-    identity = _delta(identify(specs, metadata), metadata, len(specs))
+    identity = _delta(path, checkpoint) or identify(specs, metadata)
     notes = tuple(checkpoint.notes)
     if len(identity.candidates) > 1:
         notes += (
@@ -223,16 +227,30 @@ def _accepted(path: Path, checkpoint: Checkpoint, digests: Mapping[str, str]) ->
     )
 
 
-def _delta(identity: Identity, metadata: Mapping[str, str], tensors: int) -> Identity:
-    """Say of memcard's own deltas what they are; nothing in their names and shapes tells."""
-    mode = metadata.get("memcard.delta.mode")
+def _delta(path: Path, checkpoint: Checkpoint) -> Identity | None:
+    """Say of memcard's own deltas what they are and make; None if the file is none."""
+    metadata, count = checkpoint.metadata, len(checkpoint.specs)
+    mode = metadata.get(f"{KEY}mode")
     if mode is None:
-        return identity
-    base = metadata.get("memcard.delta.base_sha256", "not stated")
+        return None
+    made, said = (
+        identify(checkpoint.specs, metadata),
+        f"{count} tensors stand in for those of a base",
+    )
+    if mode == MODE:
+        try:
+            entries, told = read_index(checkpoint)
+        except FormatError as error:
+            raise type(error)(f"{path}: {error}", faults=error.faults) from None
+        made = identify({entry.name: entry.spec for entry in entries}, told)
+        changed = sum(entry.codec != SAME for entry in entries)
+        said = f"with its base it makes {len(entries)} tensors, {changed} of them not the base's"
+    name = metadata.get(f"{KEY}base_name")
+    base = f"{metadata.get(f'{KEY}base_sha256', 'not stated')}{f', called {name}' if name else ''}"
     return replace(
-        identity,
+        made,
         kind="delta",
-        evidence=(f"memcard.delta.mode is {mode}: {tensors} tensors stand in for those of a base",),
+        evidence=(f"{KEY}mode is {mode}: {said}",),
         missing=(f"base checkpoint, SHA-256 {base}",),
     )
 

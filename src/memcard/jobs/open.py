@@ -80,14 +80,21 @@ class Opened(View):
         return f"<checkpoint: {self.format}, {len(self.specs)} tensors>"
 
 
-def open(ref: str | Path) -> Opened:  # noqa: A001  # the name other programs rely on
+def open(  # noqa: A001  # the name other programs rely on
+    ref: str | Path, *, base: str | Path | None = None
+) -> Opened:
     """Open a checkpoint. Nothing in the file is executed; only headers are read.
+
+    A delta is opened as the checkpoint it makes of its base, which is looked for beside it and in the
+    working folder; candidates are hashed.
 
     Args:
         ref: a path, ``starter``, ``starter/raw`` or ``starter/STYLE``.
+        base: the base of a delta, if it lies elsewhere or in another container.
 
     Raises:
         FormatError: the file cannot be read as a checkpoint.
-        NotFoundError: nothing has this name.
+        MismatchError: ``base`` is not the base of this delta.
+        NotFoundError: nothing has this name, or the base of a delta is not at hand.
     """
-    return Opened(resolve(ref))
+    return Opened(resolve(ref, base=base))

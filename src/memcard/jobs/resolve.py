@@ -1,46 +1,68 @@
 """From what a user names to a checkpoint: paths, and the starter that comes with the package.
 
-A file that is a delta (metadata ``memcard.delta.mode`` = ``replace``) stands for the checkpoint it
-makes of its base; the base is looked for in the starter and beside the file, by its SHA-256.
+A file that is a delta stands for the checkpoint it makes of its base. The base is looked for by its
+SHA-256: in the starter, beside the file and in the working folder. One of mode ``lossless`` is read as if it
+were that checkpoint; one of mode ``replace`` is a recipe of two files.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
+from functools import cache
 from importlib.resources import files
 from pathlib import Path
 
 from memcard.core.checkpoint import Checkpoint
-from memcard.core.digest import sha256_file
+from memcard.core.digest_cache import DigestCache, cache_folder
 from memcard.core.progress import Listener, silent
-from memcard.errors import IntegrityError, MemcardError, NotFoundError, UnsupportedError
+from memcard.errors import (
+    FormatError,
+    IntegrityError,
+    MemcardError,
+    MismatchError,
+    NotFoundError,
+    UnsupportedError,
+    UsageError,
+)
 from memcard.formats import open_file
+from memcard.jobs._delta_base import check_base, find_base, may_be_base
+from memcard.jobs._delta_file import KEY as _DELTA
+from memcard.jobs._delta_file import MODE, DeltaCheckpoint, read_index
 from memcard.ops import OPS
 from memcard.recipes.execute import evaluate
 from memcard.recipes.nodes import Apply, Node, Source
 
 STARTER = "starter"
 _PREFIXES = ("", "finetune_", "lora_", "vae_")
-_DELTA = "memcard.delta."
 
 
-def resolve(ref: str | Path, *, salvage: bool = False) -> Checkpoint:
+def resolve(
+    ref: str | Path, *, salvage: bool = False, base: str | Path | None = None
+) -> Checkpoint:
     """Open the checkpoint a user names: a path, ``starter``, ``starter/raw``, ``starter/STYLE``.
 
     Args:
         ref: what the user wrote.
         salvage: list the tensors of a file that asks to run code; nothing is run.
+        base: what the file is a delta of; None: look for it.
 
     Raises:
         FormatError: the file cannot be read as a checkpoint.
+        MismatchError: another ``base`` is wanted; says which.
         NotFoundError: nothing has this name, or the base of a delta is not at hand.
+        UsageError: there is a ``base``, and the file is no delta.
     """
-    checkpoint = open_file(locate(ref), salvage=salvage)
-    if f"{_DELTA}mode" not in checkpoint.metadata:
+    path = locate(ref)
+    checkpoint = _opened(path, salvage=salvage, base=base)
+    mode = checkpoint.metadata.get(f"{_DELTA}mode")
+    if base is not None and mode is None and not isinstance(checkpoint, DeltaCheckpoint):
+        checkpoint.close()
+        raise UsageError(f"{path}: is no delta, so it has no base. Leave the base out.")
+    if mode is None:
         return checkpoint
     checkpoint.close()
-    node = node_for(ref, digests=False)
+    node = node_for(ref, digests=False, base=base)
     return evaluate(node, open_source, OPS, metadata=metadata_of(node))
 
 
@@ -54,16 +76,23 @@ def metadata_of(node: Node) -> dict[str, str]:
     return metadata
 
 
-def node_for(ref: str | Path, *, digests: bool = True, progress: Listener = silent) -> Node:
-    """Return the recipe of what a user names: a source, or a delta on its base.
+def node_for(
+    ref: str | Path,
+    *,
+    digests: bool = True,
+    base: str | Path | None = None,
+    progress: Listener = silent,
+) -> Node:
+    """Return the recipe of what a user names: a source, or a delta of mode ``replace`` on its base.
 
     Args:
         ref: as for ``resolve``.
-        digests: record the SHA-256 of every file; reads each file once.
+        digests: record the SHA-256 of every file; reads each file that is not known yet.
+        base: of a delta of mode ``replace``; None: look for it.
         progress: hears about the hashing.
     """
     path = locate(ref)
-    checkpoint = open_file(path)
+    checkpoint = _opened(path, progress=progress)
     metadata = dict(checkpoint.metadata)
     names = tuple(checkpoint.specs)
     checkpoint.close()
@@ -71,20 +100,17 @@ def node_for(ref: str | Path, *, digests: bool = True, progress: Listener = sile
     mode = metadata.get(f"{_DELTA}mode")
     if mode is None:
         return source
-    if mode == "lossless":
-        raise UnsupportedError(
-            f"{path}: is a delta, of the base {metadata.get(f'{_DELTA}base_name', '')!r}. Make the "
-            f"checkpoint of it first: memcard delta apply BASE {path.name} -o FILE."
-        )
     if mode != "replace":
-        raise UnsupportedError(f"{path}: a delta of mode {mode!r}; this memcard knows 'replace'.")
-    base = _find_base(path, metadata, names)
-    return Apply("overlay", (_source(base, digests, progress), source))
+        raise UnsupportedError(
+            f"{path}: a delta of mode {mode!r}; this memcard knows 'lossless' and 'replace'."
+        )
+    found = _base_of(path, metadata, names, base, progress)
+    return Apply("overlay", (_source(found, digests, progress), source))
 
 
 def open_source(source: Source) -> Checkpoint:
-    """Open the file a source names, as it is: a delta stays a delta."""
-    return open_file(locate(source.ref))
+    """Open the file a source names; a delta of mode ``replace`` stays one, as ``overlay`` wants it."""
+    return _opened(locate(source.ref))
 
 
 def checked_source(source: Source, progress: Listener = silent) -> Checkpoint:
@@ -99,7 +125,18 @@ def checked_source(source: Source, progress: Listener = silent) -> Checkpoint:
             f"{path}: SHA-256 is {digest(path)}, the recipe was made with {source.sha256}. "
             "Put the original file back, or make a new recipe from this one."
         )
-    return open_file(path)
+    return _opened(path, progress=progress)
+
+
+def files_behind(source: Source) -> tuple[Path, ...]:
+    """List the files that are read for a source: its own, and the base of a lossless delta."""
+    path = locate(source.ref)
+    try:
+        checkpoint = open_source(source)
+    except MemcardError:
+        return (path,)  # who opens it next says what is wrong with it
+    checkpoint.close()
+    return (path, *getattr(checkpoint, "parts", ()))
 
 
 def locate(ref: str | Path) -> Path:
@@ -134,15 +171,19 @@ def starter_folder() -> Path:
 
 
 def digest(path: Path, progress: Listener = silent) -> str:
-    """Return the SHA-256 of a file; remembered until its size or time changes."""
-    state = path.stat()
-    key = str(path.resolve()), state.st_size, state.st_mtime_ns
-    if key not in _digests:
-        _digests[key] = sha256_file(path, progress)
-    return _digests[key]
+    """Return the SHA-256 of a file; remembered, also by the next run, until the file changes."""
+    return known_digests().sha256(path, progress)
 
 
-_digests: dict[tuple[str, int, int], str] = {}
+def fresh_digest(path: Path, progress: Listener = silent) -> str:
+    """Return the SHA-256 of what is really in a file: it is read whatever is remembered."""
+    return known_digests().fresh(path, only=("sha256",), progress=progress)["sha256"]
+
+
+@cache
+def known_digests() -> DigestCache:
+    """Return what is remembered of all files, in this process and from earlier runs."""
+    return DigestCache(cache_folder())
 
 
 def label(ref: str) -> str:
@@ -175,29 +216,72 @@ def _starter_file(name: str) -> Path:
     raise NotFoundError(f"{STARTER}/{name}: not in the starter. There are: {', '.join(names())}.")
 
 
-def _find_base(path: Path, metadata: Mapping[str, str], changed: tuple[str, ...]) -> Path:
-    wanted = metadata.get(f"{_DELTA}base_sha256", "")
-    for candidate in _candidates(path):
-        if _may_be_base(candidate, changed) and digest(candidate) == wanted:
-            return candidate
-    raise NotFoundError(
-        f"{path}: this is a delta, and its base (SHA-256 {wanted or 'not stated'}) is neither in "
-        f"the starter nor in {path.parent}. Put the base beside it."
-    )
-
-
-def _candidates(path: Path) -> Iterator[Path]:
-    yield from starter_folder().glob("base.safetensors")
-    yield from (p for p in sorted(path.parent.glob("*.safetensors")) if p != path)
-
-
-def _may_be_base(path: Path, changed: tuple[str, ...]) -> bool:
-    """Tell from the header whether hashing the file is worth it."""
+def _opened(
+    path: Path,
+    *,
+    salvage: bool = False,
+    base: str | Path | None = None,
+    progress: Listener = silent,
+) -> Checkpoint:
+    """Open a file; a lossless delta is seen through."""
+    checkpoint = open_file(path, salvage=salvage)
+    if checkpoint.metadata.get(f"{_DELTA}mode") != MODE:
+        return checkpoint
     try:
-        checkpoint = open_file(path)
-    except (MemcardError, OSError):
-        return False  # someone else's broken file is not our fault to report
-    with_all = all(name in checkpoint.specs for name in changed)
+        return _seen_through(path, checkpoint, base, progress)
+    except BaseException:
+        checkpoint.close()
+        raise
+
+
+def _seen_through(
+    path: Path, delta: Checkpoint, base: str | Path | None, progress: Listener
+) -> DeltaCheckpoint:
+    try:
+        index = read_index(delta)
+    except FormatError as error:
+        raise type(error)(f"{path}: {error}", faults=error.faults) from None
+    if base is None:
+        found = find_base(
+            *(path, delta.metadata, lambda other: may_be_base(other, index[0])),
+            known=_known(),
+            digest=digest,
+            progress=progress,
+        )
+    else:
+        found = locate(base)
+        check_base(found, index[0], delta.metadata, digest=digest, progress=progress)
+    return DeltaCheckpoint(open_file(found), delta, parts=(found, path), index=index)
+
+
+def _base_of(
+    path: Path,
+    metadata: Mapping[str, str],
+    changed: tuple[str, ...],
+    base: str | Path | None,
+    progress: Listener,
+) -> Path:
+    """Return the base of a delta of mode ``replace``."""
+    wanted = metadata.get(f"{_DELTA}base_sha256", "")
+    if base is None:
+        return find_base(
+            *(path, metadata, lambda other: _has_all(other, changed)),
+            known=_known(),
+            digest=digest,
+            progress=progress,
+        )
+    found = locate(base)
+    if digest(found, progress) != wanted:
+        raise MismatchError(
+            f"{found}: is not the base of {path}. Wanted is the file with SHA-256 {wanted}."
+        )
+    return found
+
+
+def _known() -> tuple[Path, ...]:
+    return (starter_folder() / "base.safetensors",)
+
+
+def _has_all(checkpoint: Checkpoint, changed: tuple[str, ...]) -> bool:
     is_delta = f"{_DELTA}mode" in checkpoint.metadata
-    checkpoint.close()
-    return with_all and not is_delta
+    return not is_delta and all(name in checkpoint.specs for name in changed)

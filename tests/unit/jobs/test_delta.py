@@ -26,7 +26,6 @@ from memcard.errors import (
 from memcard.formats import open_file
 from memcard.jobs._delta_file import BLOCK, DeltaCheckpoint
 from memcard.jobs.delta import delta_apply, delta_make, describe
-from memcard.jobs.resolve import resolve
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "delta_v1"
 
@@ -58,6 +57,7 @@ def test_applying_gives_the_file_back_to_the_last_byte(pair, tmp_path):
     assert done.out.read_bytes() == pair[1].read_bytes()
     assert done.result_sha256 == sha256(pair[1].read_bytes()).hexdigest()
     assert (done.tensors, done.changed, done.notes) == (5, 4, ())
+    assert (done.out_sha256, done.same_file) == (done.result_sha256, True)
 
 
 def test_a_header_of_another_writer_comes_back_too(pair, tmp_path):
@@ -97,13 +97,15 @@ def test_a_ckpt_comes_back_as_tensors(pair, tmp_path):
     assert {n: a.tobytes() for n, a in found.items()} == {
         n: t.numpy().tobytes() for n, t in tensors.items()
     }
-    assert "container is a new one" in done.notes[0]
+    assert done.same_file is False
+    assert done.out_sha256 == sha256(done.out.read_bytes()).hexdigest() != done.result_sha256
 
 
 def test_the_result_can_be_written_as_another_format(pair, tmp_path):
     done = delta_apply(pair[0], made(pair, tmp_path), out=tmp_path / "back.ckpt")
 
     theirs = open_file(done.out)
+    assert done.same_file is False
     assert bytes(theirs.read("a.weight")) == bytes(open_file(pair[1]).read("a.weight"))
 
 
@@ -150,6 +152,7 @@ def test_the_delta_says_what_it_is_and_nothing_of_this_machine(pair, tmp_path):
     assert (found["mode"], found["version"]) == ("lossless", "1")
     assert (found["base_name"], found["result_name"]) == ("base.safetensors", "tuned.safetensors")
     assert found["base_sha256"] == sha256(pair[0].read_bytes()).hexdigest()
+    assert found["base_size"] == str(pair[0].stat().st_size)
     assert found["result_size"] == str(pair[1].stat().st_size)
     assert str(tmp_path).encode() not in delta.read_bytes()
     assert list(safetensors.numpy.load_file(delta))[:1]  # any reader lists it
@@ -251,9 +254,20 @@ def test_what_a_reader_does_not_know_is_refused(pair, tmp_path, changed, error, 
         delta_apply(pair[0], odd, out=tmp_path / "back.safetensors")
 
 
+def test_a_delta_that_names_another_result_is_told_from_what_was_written(pair, tmp_path):
+    odd = with_metadata(made(pair, tmp_path), tmp_path / "odd.safetensors", result_sha256="0" * 64)
+
+    done = delta_apply(pair[0], odd, out=tmp_path / "back.safetensors")
+
+    assert done.same_file is False
+    assert done.out_sha256 == sha256(pair[1].read_bytes()).hexdigest()
+    assert "another SHA-256" in done.notes[0]
+
+
 @pytest.mark.parametrize(
     ("change", "error"),
     [
+        ({"base": "x.safetensors.index.json"}, UsageError),
         ({"out": "d.ckpt"}, UsageError),
         ({"out": "tuned.safetensors", "overwrite": True}, UsageError),
         ({"base": "nope.safetensors"}, NotFoundError),
@@ -263,6 +277,7 @@ def test_what_a_reader_does_not_know_is_refused(pair, tmp_path, changed, error, 
 def test_refusals_of_make(pair, tmp_path, change, error):
     base = tmp_path / change.get("base", "base.safetensors")
     more = {"overwrite": change.get("overwrite", False)}
+    (tmp_path / "x.safetensors.index.json").write_text("{}")
 
     with pytest.raises(error):
         delta_make(base, pair[1], out=tmp_path / change.get("out", "d.safetensors"), **more)
@@ -319,13 +334,6 @@ def golden():
     return GOLDEN / "base.safetensors", GOLDEN / "delta.safetensors"
 
 
-def test_a_delta_without_its_base_says_how_to_use_it(pair, tmp_path):
-    delta = made(pair, tmp_path)
-
-    with pytest.raises(UnsupportedError, match=r"base 'base\.safetensors'.*memcard delta apply"):
-        resolve(delta)
-
-
 def test_an_error_in_the_middle_leaves_the_old_file_and_no_litter(pair, tmp_path):
     delta = made(pair, tmp_path)
     before = {path: path.read_bytes() for path in tmp_path.iterdir()}
@@ -349,7 +357,10 @@ def test_the_command_makes_and_applies(pair, tmp_path, capsys):
 
     assert facts["changed"] == 4
     assert back.read_bytes() == pair[1].read_bytes()
-    assert facts["result_sha256"] in capsys.readouterr().out
+    assert f"written   {facts['result_sha256']}: same file" in capsys.readouterr().out
+    other = str(tmp_path / "back.ckpt")
+    assert main(["delta", "apply", str(pair[0]), str(delta), "-o", other]) == 0
+    assert ": same tensors, another container" in capsys.readouterr().out
     assert (
         main(["delta", "apply", str(pair[1]), str(delta), "-o", str(tmp_path / "x.safetensors")])
         == 7
