@@ -17,6 +17,8 @@ SHELVES = {
     "codecs": "Codecs of a delta",
     "ops": "Operations of a recipe",
     "generation.samplers": "Samplers",
+    "cards": "Cards",
+    "licenses": "Licenses",
 }
 
 

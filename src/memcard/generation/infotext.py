@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 _NEGATIVE = "Negative prompt: "
-_PAIR = re.compile(r'\s*(\w[\w \-/]+):\s*("(?:\\.|[^\\"])+"|[^,]*)(?:,|$)')
+_KEY_PUNCTUATION = frozenset(" -_/")
 _FEWEST_PAIRS = 3  # fewer on the last line, and it is prompt
 
 
@@ -41,27 +41,44 @@ def write(info: Infotext) -> str:
 def read(text: str) -> Infotext:
     """Take a ``parameters`` text apart; what does not look like settings is prompt."""
     *lines, last = text.strip().split("\n")
-    pairs = _PAIR.findall(last)
+    pairs = _pairs(last)
     if len(pairs) < _FEWEST_PAIRS:
         lines, pairs = [*lines, last], []
     at = next((i for i, line in enumerate(lines) if line.startswith(_NEGATIVE)), len(lines))
     negative = "\n".join(lines[at:]).removeprefix(_NEGATIVE)
-    settings = {key: _unquoted(value) for key, value in pairs}
-    return Infotext("\n".join(lines[:at]), negative, settings)
+    return Infotext("\n".join(lines[:at]), negative, dict(pairs))
+
+
+def _pairs(line: str) -> list[tuple[str, str]]:
+    """Read ``Key: value`` pairs between commas; what has no key is passed over."""
+    found, at = [], 0
+    while (colon := line.find(":", at)) >= 0:
+        key = line[at:colon].rpartition(",")[2].strip()
+        value, at = _value(line, colon + 1)
+        if len(key) > 1 and all(c.isalnum() or c in _KEY_PUNCTUATION for c in key):
+            found.append((key, value))
+    return found
+
+
+def _value(line: str, start: int) -> tuple[str, int]:
+    """Return the value that begins at ``start``, and where the next pair does."""
+    start += len(line[start:]) - len(line[start:].lstrip())
+    if line.startswith('"', start):
+        try:
+            value, end = json.JSONDecoder().raw_decode(line, start)
+        except ValueError:
+            pass  # a quotation mark that is not closed is one like others
+        else:
+            if line[end:].lstrip().startswith(",") or not line[end:].strip():
+                return str(value), end + 1
+    end = line.find(",", start)
+    end = len(line) if end < 0 else end
+    return line[start:end].strip(), end + 1
 
 
 def _quoted(value: str) -> str:
     plain = value == value.strip() and not re.search(r'[,:\n"]', value)
     return value if plain else json.dumps(value, ensure_ascii=False)
-
-
-def _unquoted(value: str) -> str:
-    if value.startswith('"') and value.endswith('"'):
-        try:
-            return str(json.loads(value))
-        except ValueError:
-            return value
-    return value.strip()
 
 
 def hashes(pairs: Sequence[tuple[str, str]]) -> str:

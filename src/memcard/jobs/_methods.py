@@ -11,8 +11,12 @@ from memcard.errors import NotFoundError
 from memcard.ops import OPS
 from memcard.recipes.op import Op
 
-# Operations that change one checkpoint, or put files together without blending weights.
-_OTHERS = ("by_block", "cast", "dequantize", "identity", "overlay", "pick_ema")
+# Operations that change one checkpoint, put files together without blending weights, or do what another
+# program has done.
+_OTHERS = (
+    *("by_block", "by_block_survey", "cast", "dequantize", "emulated_sum", "identity", "overlay"),
+    "pick_ema",
+)
 
 
 def method_names() -> tuple[str, ...]:

@@ -3,18 +3,26 @@
 A matrix product of a BLAS adds in an order that depends on shapes, threads and processor. So the
 product is a loop of outer products over the rank, one fixed sequence of operations for each value;
 unless it can be shown that no order rounds at all, which holds for most files of 16-bit factors and
-lets the BLAS do the same in a tenth of the time.
+lets the BLAS do the same in a tenth of the time. Once there is enough of it, a compiled loop does that
+sequence for a tile of the weight at once, faster still: ``maths/_lora_kernels.py``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from functools import cached_property
+from typing import Protocol, cast
 
 import numpy as np
 
 from memcard.maths.floats import BLOCK, PRECISION, Array, decode, encode, scratch
+from memcard.maths.rounding import compiled
+
+# Values the compiled loop may read after the end of ``down``; what they are does not matter.
+SPARE = 64
+# Scratch arrays of the compiled loop, one of each for every product, far from each other.
+_UPRIGHT, _DOWN = -1_000_000, -2_000_000
 
 
 class Delta(Protocol):
@@ -32,14 +40,35 @@ class Delta(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class LowRank:
-    """``scale * up @ down``; up is [rows, rank], down [rank, columns]."""
+    """``scale * up @ down``; up is [rows, rank], down [rank, columns].
+
+    Attributes:
+        up: float64.
+        down: float64.
+        scale: of the product.
+        dtypes: what the values of both were stored as; None where they have been computed.
+    """
 
     up: Array
     down: Array
     scale: float
-    exact: bool = False  # see ``adds_exactly``
+    dtypes: tuple[str, str] | None = None
+
+    @cached_property
+    def exact(self) -> bool:
+        """Whether ``up @ down`` is free of rounding: ``adds_exactly``."""
+        return self.dtypes is not None and adds_exactly(self.up, self.down, self.dtypes)
+
+    @property
+    def multiplies_exactly(self) -> bool:
+        """Whether all products of two values are float64s; not so for sums of them."""
+        if self.dtypes is None:
+            return False
+        one, two = (PRECISION[dtype] for dtype in self.dtypes)
+        whole, least = PRECISION["F64"]
+        return one[0] + two[0] <= whole and one[1] + two[1] >= least
 
     def fill(self, first: int, last: int, out: Array, term: Array) -> None:
         """Write rows of the product."""
@@ -83,6 +112,10 @@ def add_low_rank(
     Returns:
         How many values written are NaN or infinite.
     """
+    rows = -(-(start + out.size) // columns)
+    windows = [d if isinstance(d, Window) else Window(d, 0, rows) for d in deltas]
+    if _compiled(windows, weight, out):
+        return _by_loops(weight, windows, out, columns, start)
     bad, at = 0, 0
     most = max(1, BLOCK // columns) * columns
     with np.errstate(all="ignore"):
@@ -91,18 +124,17 @@ def add_low_rank(
             stop = min(out.size, at + most - into_row)
             total = scratch(0, stop - at, np.float64)
             decode(weight[at:stop], total)
-            for delta in deltas:
-                _add(delta, total, columns, start + at)
+            for window in windows:
+                _add(window, total, columns, start + at)
             bad += encode(total, out[at:stop])
             at = stop
     return bad
 
 
-def _add(delta: Delta | Window, total: Array, columns: int, start: int) -> None:
+def _add(window: Window, total: Array, columns: int, start: int) -> None:
     """Add what of a change falls on ``total``, whose first value is number ``start``."""
     stop = start + total.size
     low, high = start // columns, -(-stop // columns)
-    window = delta if isinstance(delta, Window) else Window(delta, 0, high)
     low, high = max(low, window.at), min(high, window.at + window.count)
     shift = window.first - window.at
     if low >= high:
@@ -114,6 +146,69 @@ def _add(delta: Delta | Window, total: Array, columns: int, start: int) -> None:
     first, last = max(start, low * columns), min(stop, high * columns)
     into = total[first - start : last - start]
     np.add(into, rows[first - low * columns : last - low * columns], out=into)
+
+
+def _compiled(windows: Sequence[Window], weight: Array, out: Array) -> bool:
+    """Tell whether the compiled loops know how, and there is enough to do."""
+    products = [window.delta for window in windows if isinstance(window.delta, LowRank)]
+    if len(products) < len(windows) or weight.dtype != out.dtype or not out.size:
+        return False
+    # Each term of a product takes numpy as long as rounding a value does.
+    if compiled(out.size * (1 + sum(len(product.down) for product in products))) is None:
+        return False
+    from memcard.maths import _lora_kernels as loops
+
+    return loops.knows([out])
+
+
+def _by_loops(
+    weight: Array, windows: Sequence[Window], out: Array, columns: int, start: int
+) -> int:
+    from memcard.maths import _lora_kernels as loops
+
+    deltas = [cast("LowRank", window.delta) for window in windows]
+    downs = [_followed(delta.down, i) for i, delta in enumerate(deltas)]
+    bad = 0
+    for row, rows, first, width in _rectangles(start, start + out.size, columns, windows):
+        terms, exact = [], True
+        for i, (window, delta) in enumerate(zip(windows, deltas, strict=True)):
+            if window.at <= row < window.at + window.count:
+                begin = row - window.at + window.first
+                up = loops.upright(delta.up[begin : begin + rows], _UPRIGHT - i)
+                terms.append(loops.Term(up, downs[i], delta.scale))
+                exact = exact and delta.multiplies_exactly
+        at = row * columns + first - start
+        part = slice(at, at + (rows - 1) * columns + width)
+        place = rows, first, width
+        bad += loops.add(weight[part], out[part], columns, place, terms, fused=exact)
+    return bad
+
+
+def _rectangles(
+    start: int, stop: int, columns: int, windows: Sequence[Window]
+) -> Iterator[tuple[int, int, int, int]]:
+    """Cut a run of a matrix into (row, rows, first column, width), none across a window's edge."""
+    edges = sorted({edge for w in windows for edge in (w.at, w.at + w.count)})
+    while start < stop:
+        row, first = divmod(start, columns)
+        last = row + 1
+        if first == 0 and stop - start >= columns:
+            last = min([stop // columns, *(edge for edge in edges if edge > row)])
+        width = columns if last > row + 1 else min(columns - first, stop - start)
+        yield row, last - row, first, width
+        start += (last - row - 1) * columns + width
+
+
+def _followed(down: Array, place: int) -> Array:
+    """Return a matrix that some values may be read after the end of; itself, if that is so."""
+    whole = down.base
+    if isinstance(whole, np.ndarray) and whole.flags.c_contiguous and down.flags.c_contiguous:
+        ends = [a.__array_interface__["data"][0] + a.nbytes for a in (down, whole)]
+        if ends[0] + SPARE * 8 <= ends[1]:
+            return down
+    made = scratch(_DOWN - place, down.size + SPARE, np.float64)[: down.size].reshape(down.shape)
+    made[:] = down
+    return made
 
 
 def dense(delta: Delta, rows: int, columns: int) -> Array:

@@ -9,6 +9,7 @@ import numpy as np
 
 from memcard.core.tensors import Spec
 from memcard.maths.adapters import (
+    NEUMANN_TERMS,
     Dense,
     Hadamard,
     Kronecker,
@@ -18,12 +19,16 @@ from memcard.maths.adapters import (
     rotated,
     rotations,
     scaled,
+    turned_inputs,
 )
-from memcard.maths.floats import Array, stored
-from memcard.maths.low_rank import Delta, LowRank, adds_exactly, dense, tucker
+from memcard.maths.floats import Array, decode, scratch, stored
+from memcard.maths.low_rank import SPARE, Delta, LowRank, dense, tucker
 from memcard.ops._lora import Factors
 from memcard.ops._lora_fit import ADDITIVE, SCALARS, axis, glora_is_old
 from memcard.ops._lora_names import Run
+
+_PLACES, _PARTS = -1000, 10  # scratch arrays from here on downwards, so many for each change
+_LARGE = 1 << 21  # values; what is larger is not kept
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +42,7 @@ class Change:
         specs: of the parts, in their order.
         run: which rows.
         shape: of the module's weight.
+        terms: of the series by which PEFT's OFT turns; 0 for Cayley's transform.
     """
 
     factors: Factors
@@ -45,6 +51,7 @@ class Change:
     specs: tuple[Spec, ...]
     run: Run
     shape: tuple[int, ...]
+    terms: int = NEUMANN_TERMS
 
     @property
     def magnitude(self) -> str | None:
@@ -65,17 +72,34 @@ class Values(dict[str, Array]):
         self.dtypes: dict[str, str] = {}
 
 
-def read(change: Change, parts: Iterator[memoryview]) -> Values:
-    """Take the parts of a module from the front of ``parts``."""
+def read(change: Change, parts: Iterator[memoryview], place: int | None = None) -> Values:
+    """Take the parts of a module from the front of ``parts``.
+
+    Args:
+        change: whose parts they are.
+        parts: as they are stored.
+        place: number of the change, for arrays that are good until this thread reads another change
+            of that number; None for arrays of its own.
+    """
     values = Values()
     for (part, _), spec in zip(change.factors.parts, change.specs, strict=True):
         raw = next(parts)
         if part in ("alpha", "on_input"):
             values[part] = np.frombuffer(raw, SCALARS[spec.dtype.name]).astype(np.float64)
         else:
-            values[part] = stored(raw, spec.dtype).astype(np.float64).reshape(spec.shape)
+            narrow = stored(raw, spec.dtype)
+            wide = _room(len(values), place, narrow.size)
+            decode(narrow, wide)
+            values[part] = wide.reshape(spec.shape)
         values.dtypes[part] = spec.dtype.name
     return values
+
+
+def _room(part: int, place: int | None, size: int) -> Array:
+    """Return an array; where that is allowed, one used before, as fresh memory costs more than reading."""
+    if place is None or size > _LARGE:
+        return np.empty(size)
+    return scratch(_PLACES - _PARTS * place - part, size + SPARE, np.float64)[:size]
 
 
 def delta(change: Change, values: Values, strength: float) -> Delta:
@@ -116,8 +140,7 @@ def _low_rank(values: Values, names: tuple[str, str, str], scale: float) -> LowR
         # LyCORIS lays the first factor of a core on its side, except in LoCon.
         up = up if names[2] == "mid" else np.ascontiguousarray(up.T)
         return LowRank(up, tucker(core, down), scale)
-    dtypes = values.dtypes[names[0]], values.dtypes[names[1]]
-    return LowRank(up, down, scale, adds_exactly(up, down, dtypes))
+    return LowRank(up, down, scale, (values.dtypes[names[0]], values.dtypes[names[1]]))
 
 
 def _kronecker(values: Values, scale: float) -> Kronecker:
@@ -157,6 +180,10 @@ def reshaped(change: Change, values: Values, weight: Array) -> Array:
         made = _ia3(change, values, cube)
     elif kind == "GLoRA":
         made = _glora(change, values, cube)
+    elif kind == "OFT of PEFT":
+        made = turned_inputs(cube, values["oft_r"], change.terms, strength)
+    elif kind == "replacement":  # ComfyUI's strength does nothing here, as long as it is not 0
+        made = values["set"]
     else:
         made = _turned(change, values, cube)
     return made.reshape(weight.shape)

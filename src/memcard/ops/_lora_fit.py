@@ -10,6 +10,7 @@ from typing import Any, Final, TypeAlias
 import numpy as np
 
 from memcard.core.tensors import Specs
+from memcard.maths.adapters import triangle
 from memcard.maths.floats import STORED, can_compute
 from memcard.ops._lora import Factors, factors
 from memcard.ops._lora_names import Place, Run, find
@@ -251,6 +252,15 @@ def _oft(s: Shapes, weight: tuple[int, ...]) -> bool:
     return blocks[-3] * blocks[-1] == weight[0] and spread and whole
 
 
+def _oft_of_peft(s: Shapes, weight: tuple[int, ...]) -> bool:
+    """Check rotations of the inputs: [blocks, n (n - 1) / 2], or one for all blocks."""
+    turns = s["oft_r"]
+    if len(turns) != 2 or len(weight) < 2:
+        return False
+    columns, size = prod(weight[1:]), triangle(turns[1])
+    return size > 0 and (turns[0] * size == columns or (turns[0] == 1 and columns % size == 0))
+
+
 _CHECKS: Final[Mapping[str, Callable[[Shapes, tuple[int, ...]], bool]]] = {
     "LoRA": _lora,
     "LoHa": _loha,
@@ -261,6 +271,8 @@ _CHECKS: Final[Mapping[str, Callable[[Shapes, tuple[int, ...]], bool]]] = {
     "full difference": _same("diff"),
     "OFT": _oft,
     "BOFT": _oft,
+    "OFT of PEFT": _oft_of_peft,
+    "replacement": _same("set"),
     "norm": lambda s, weight: _flat(next(iter(s.values()))) == _flat(weight),
     "bias of LoRA": _same("bias"),
     "bias": _same("diff_b"),

@@ -20,6 +20,7 @@ import numpy as np
 
 from memcard.core.tensors import Spec, Specs
 from memcard.errors import UsageError
+from memcard.maths.adapters import NEUMANN_TERMS
 from memcard.maths.floats import BLOCK, STORED, decode, encode, stored
 from memcard.maths.low_rank import Window, add_low_rank, dense
 from memcard.ops._lora_deltas import Change, delta, read, reshaped
@@ -38,6 +39,8 @@ class _Lora:
     specs: Specs
     strength: float
     alpha: float | None
+    alphas: Mapping[str, float]  # of modules that differ
+    terms: int
 
 
 class LoraBake:
@@ -56,6 +59,14 @@ class LoraBake:
             "",
             "REGEX=NUMBER, one a line: the first that is found in a module's name multiplies the "
             "strength there",
+        ),
+        "module_alphas": Param(
+            "str",
+            "",
+            "LORA MODULE=ALPHA, one a line: modules whose alpha is not that of ``alphas``",
+        ),
+        "neumann_terms": Param(
+            "floats", (), "terms by which PEFT's OFT turns, one number per LoRA; 0: exact; none: 5"
         ),
     }
     arity = (2, None)
@@ -91,7 +102,7 @@ class LoraBake:
         weight, rest = stored(parts[0], step.spec.dtype), iter(parts[1:])
         target = np.frombuffer(out, STORED[step.spec.dtype.name])
         columns = prod(step.spec.shape[1:])
-        pairs = [(change, read(change, rest)) for change in step.detail]
+        pairs = [(change, read(change, rest, i)) for i, change in enumerate(step.detail)]
         if not step.whole:
             deltas = [
                 Window(delta(change, values, change.strength), run.at, run.rows, run.first)
@@ -141,13 +152,38 @@ def _rule(line: str) -> tuple[re.Pattern[str], float] | None:
     return rule if pattern and isfinite(rule[1]) else None
 
 
+def module_alphas(text: str) -> dict[int, dict[str, float]]:
+    """Read ``LORA MODULE=ALPHA`` lines; LoRAs count from 1.
+
+    Raises:
+        UsageError: a line is none; all faults at once.
+    """
+    found: dict[int, dict[str, float]] = {}
+    faults: list[str] = []
+    for line in filter(None, map(str.strip, text.splitlines())):
+        place, _, rest = line.partition(" ")
+        module, _, alpha = rest.rpartition("=")
+        try:
+            found.setdefault(int(place), {})[module] = float(alpha)
+        except ValueError:
+            faults.append(repr(line))
+    if faults:
+        raise UsageError(
+            f"module_alphas: {', '.join(faults)}: not of the form LORA MODULE=ALPHA. Write for example "
+            "'1 unet.conv_in=8'."
+        )
+    return found
+
+
 def _loras(specs: Sequence[Specs], params: Params) -> list[_Lora]:
     strengths = _per_lora("strengths", params, len(specs), 1.0)
     alphas = _per_lora("alphas", params, len(specs), None)
+    terms = _per_lora("neumann_terms", params, len(specs), float(NEUMANN_TERMS))
+    named = module_alphas(str(params["module_alphas"]))
     return [
-        _Lora(index, lora, strength or 0.0, alpha)
-        for index, (lora, strength, alpha) in enumerate(
-            zip(specs, strengths, alphas, strict=True), 1
+        _Lora(index, lora, strength or 0.0, alpha, named.get(index, {}), int(count or 0))
+        for index, (lora, strength, alpha, count) in enumerate(
+            zip(specs, strengths, alphas, terms, strict=True), 1
         )
     ]
 
@@ -167,7 +203,8 @@ def _step(
         tensors = [n for _, n in fit.factors.parts]
         small += [(lora.index, n) for n in tensors]
         specs = tuple(lora.specs[n] for n in tensors)
-        changes.append(Change(fit.factors, strength, lora.alpha, specs, fit.run, fit.shape))
+        alpha = lora.alphas.get(fit.factors.module, lora.alpha)
+        changes.append(Change(fit.factors, strength, alpha, specs, fit.run, fit.shape, lora.terms))
     whole = not all(change.streams for change in changes)
     return Step(
         *(name, spec, ((0, name),)),

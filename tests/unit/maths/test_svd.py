@@ -10,7 +10,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from memcard.maths._blas import _switches, one_thread
-from memcard.maths.svd import approximate, recompress, relative_error, squared_length
+from memcard.maths.svd import (
+    _orthogonal,
+    approximate,
+    recompress,
+    relative_error,
+    squared_length,
+)
 
 
 def change(rows, columns, rank=16, noise=0.1, seed=0):
@@ -112,6 +118,46 @@ def test_nothing_at_all_gives_zeros():
     assert not made.up.any()
     assert relative_error(np.zeros((4, 5), "f4"), made.up, made.down) == 0
     assert squared_length(np.zeros(0, "f4")) == 0
+
+
+@pytest.mark.parametrize("spread", [0, 3, 7, 12], ids="columns alike to 1e-{}".format)
+def test_a_basis_is_orthogonal_however_alike_the_columns_are(spread):
+    rng = np.random.default_rng(0)
+    same = rng.standard_normal((300, 1))
+    columns = (same + 10.0**-spread * rng.standard_normal((300, 20))).astype("f4")
+
+    basis = _orthogonal(columns)
+
+    assert np.abs(basis.T @ basis - np.eye(20)).max() < 1e-5
+    assert np.allclose(basis @ (basis.T @ columns), columns, atol=1e-5)  # it has the same span
+
+
+def test_columns_of_zeros_have_a_basis_too():
+    basis = _orthogonal(np.zeros((30, 4), "f4"))
+
+    assert np.isfinite(basis).all()
+
+
+@given(st.integers(0, 5000), st.integers(0, 9))
+def test_squared_length_is_the_sum_of_squares(size, seed):
+    values = np.random.default_rng(seed).standard_normal(size).astype("f4")
+
+    assert squared_length(values) == pytest.approx(float((values.astype("f8") ** 2).sum()), 1e-5)
+
+
+@pytest.mark.parametrize("power", [0.5, 1.0])
+@pytest.mark.parametrize("shape", [(320, 320), (320, 640), (640, 640)], ids=str)
+def test_slowly_falling_singular_values_are_caught_to_one_percent(shape, power):
+    rng = np.random.default_rng(1)
+    count = min(shape)
+    left, right = (np.linalg.qr(rng.standard_normal((side, count)))[0] for side in shape)
+    values = np.arange(1, count + 1) ** -power
+    matrix = (left * values @ right.T).astype("f4")
+
+    made = approximate(matrix, 32, name="x")
+
+    best = np.sqrt((values[32:] ** 2).sum() / (values**2).sum())
+    assert relative_error(matrix, made.up, made.down) <= 1.01 * best
 
 
 SCRIPT = """

@@ -10,6 +10,7 @@ from fixtures import sd15, small
 from memcard.core.tensors import DTYPES, Spec
 from memcard.errors import MismatchError, UsageError
 from memcard.formats import open_file
+from memcard.maths import low_rank
 from memcard.ops import OPS
 from memcard.ops._lora import factors
 from memcard.ops._lora_names import aliases, find
@@ -136,6 +137,25 @@ def test_several_loras_add_up_and_strength_zero_changes_nothing(bake):
     assert np.abs(got.view("i2").astype(int) - expected.view("i2")).max() <= 1
     assert bytes(result.read(f"{CONV}.weight")) == model[f"{CONV}.weight"].tobytes()
     assert result.computed == 1
+
+
+@pytest.mark.parametrize("of", ["f2", "f4"])
+def test_compiled_loops_and_numpy_bake_the_same_bits(bake, monkeypatch, of):
+    model = {f"{LINEAR}.weight": normal(60, 50, dtype="f2"), f"{CONV}.weight": normal(40, 30, 3, 3)}
+    loras = []
+    for rank in (3, 8, 5):
+        lora = kohya(LINEAR, normal(60, rank, dtype=of), normal(rank, 50, dtype=of), alpha=2.0)
+        conv = normal(40, rank, 1, 1, dtype=of), normal(rank, 30, 3, 3, dtype=of)
+        loras.append(lora | kohya(CONV, *conv))
+    result = bake(model, *loras, strengths=[1, -0.5, 0.3])
+
+    monkeypatch.setattr(low_rank, "compiled", lambda _: None)
+    slow = {name: bytes(result.read(name)) for name in model}
+    monkeypatch.setattr(low_rank, "compiled", lambda _: True)
+    fast = {name: bytes(result.read(name)) for name in model}
+
+    assert fast == slow
+    assert slow != {name: array.tobytes() for name, array in model.items()}
 
 
 NAMINGS = {
