@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -12,14 +13,15 @@ from memcard.cli._types import Rule, Weighted
 
 @click.group()
 def command() -> None:
-    """Bake LoRAs into a checkpoint, extract them from one, combine them, look inside."""
+    """Bake LoRAs into a checkpoint, extract, combine or convert them, look inside."""
 
 
 @command.command(
     epilog=_show.examples(
         "memcard lora bake base.safetensors style.safetensors:0.8 --out styled.safetensors",
-        "memcard lora bake starter starter/lora_neon:0.5 --out half-neon.safetensors",
+        "memcard lora bake starter starter/lora_pixel:0.5 --out half-pixel.safetensors",
         "memcard lora bake base.safetensors s.safetensors --blocks text_encoder=0 --out o.safetensors",
+        "memcard lora bake base.safetensors s.safetensors --blocks OUTALL --out o.safetensors",
     )
 )
 @click.argument("base")
@@ -28,9 +30,10 @@ def command() -> None:
 @click.option(
     "--blocks",
     multiple=True,
-    type=Rule(),
+    metavar="REGEX=NUMBER",
     help="Multiply the strength in modules whose name REGEX finds; the first that does counts. "
-    "Names look like unet_up_blocks_1_attentions_0_proj_in.",
+    "Names look like unet_up_blocks_1_attentions_0_proj_in. Also a preset such as OUTALL or MIDD, or "
+    "12, 17, 20, 26 or 61 numbers, one for each block.",
 )
 @click.option("--skip-unmatched", is_flag=True, help="Leave out keys that fit nothing in BASE.")
 @_show.force_option
@@ -40,7 +43,7 @@ def bake(
     base: str,
     loras: tuple[tuple[str, float], ...],
     out: Path,
-    blocks: tuple[tuple[str, float], ...],
+    blocks: tuple[str, ...],
     skip_unmatched: bool,
     overwrite: bool,
     dry_run: bool,
@@ -55,7 +58,7 @@ def bake(
             loras,
             out=out,
             skip_unmatched=skip_unmatched,
-            blocks=blocks,
+            blocks=_blocks(blocks),
             overwrite=overwrite,
             dry_run=dry_run,
             progress=progress,
@@ -64,10 +67,21 @@ def bake(
     return 0
 
 
+def _blocks(texts: tuple[str, ...]) -> list[tuple[str, float]]:
+    """Read rules, presets and lists, in the order given."""
+    from memcard.jobs.lora import block_strengths
+
+    rule, found = Rule(), list[tuple[str, float]]()
+    for text in texts:
+        found += [rule.convert(text, None, None)] if "=" in text else block_strengths(text)
+    return found
+
+
 @command.command(
     epilog=_show.examples(
         "memcard lora extract base.safetensors tuned.safetensors --rank 32 --out style.safetensors",
         "memcard lora extract base.safetensors tuned.safetensors --rank 128 --energy 0.99 --out s.safetensors",
+        "memcard lora extract a.safetensors b.safetensors --out s.safetensors --keep-residual rest.safetensors",
     )
 )
 @click.argument("base")
@@ -79,6 +93,12 @@ def bake(
 @click.option("--energy", type=float, help="Share of each layer's squared change to keep, up to 1.")
 @click.option("--dtype", default="F16", show_default=True, help="F16, BF16 or F32.")
 @click.option("--seed", default=0, show_default=True, help="Of the randomised SVD.")
+@click.option(
+    "--keep-residual",
+    "residual",
+    type=click.Path(path_type=Path),
+    help="Also write what the LoRA misses, a lossless delta of BASE with the LoRA baked in.",
+)
 @_show.force_option
 @_show.json_option
 def extract(
@@ -89,6 +109,7 @@ def extract(
     energy: float | None,
     dtype: str,
     seed: int,
+    residual: Path | None,
     overwrite: bool,
     as_json: bool,
 ) -> int:
@@ -102,6 +123,7 @@ def extract(
             energy=energy,
             dtype=dtype.upper(),
             seed=seed,
+            residual=residual,
             overwrite=overwrite,
             progress=progress,
         )
@@ -118,9 +140,18 @@ def extract(
             "layers": f"{len(result.layers)} changed, {result.unchanged} equal in both",
             "error over all layers": f"{result.error:.3%}",
             "left out": list(result.left_out),
+            "residual": _residual(result.residual),
         }
     )
     return 0
+
+
+def _residual(delta: Any) -> str | None:
+    """Say where the residual is and how large."""
+    if delta is None:
+        return None
+    share = delta.nbytes / delta.result_bytes
+    return f"{delta.out}, {_show.human_size(delta.nbytes)} ({share:.0%} of the fine-tune)"
 
 
 @command.command(
@@ -163,6 +194,66 @@ def combine(
             "ranks": facts["ranks"],
             "lost": lost,
         }
+    )
+    return 0
+
+
+@command.command(
+    epilog=_show.examples(
+        "memcard lora convert style.safetensors --to diffusers --out style-diffusers.safetensors",
+        "memcard lora convert style.safetensors --to peft --out adapter/",
+        "memcard lora convert adapter/ --to kohya --family sdxl --out style.safetensors",
+    )
+)
+@click.argument("lora")
+@click.option(
+    "--to",
+    type=click.Choice(["kohya", "peft", "diffusers"]),
+    required=True,
+    help="Whose names: kohya (also A1111, ComfyUI), peft or diffusers.",
+)
+@click.option("-o", "--out", required=True, help="File to write; for PEFT also FOLDER/.")
+@click.option(
+    "--family", help="Of its base, where the file does not tell: sd1, sd2, sdxl, sd3, flux."
+)
+@click.option("--base", help="A checkpoint to take the names from, for models of unusual size.")
+@click.option(
+    "--fold-alpha",
+    is_flag=True,
+    help="Multiply alpha / rank into the factors, for programs that read no configuration.",
+)
+@_show.force_option
+@_show.json_option
+def convert(
+    lora: str,
+    to: str,
+    out: str,
+    family: str | None,
+    base: str | None,
+    fold_alpha: bool,
+    overwrite: bool,
+    as_json: bool,
+) -> int:
+    """Write LORA in the names of another program; what it changes stays the same."""
+    from memcard.jobs.lora_convert import lora_convert
+
+    with _show.progress() as progress:
+        result = lora_convert(
+            *(lora, out),
+            to=to,
+            family=family,
+            base=base,
+            fold_alpha=fold_alpha,
+            overwrite=overwrite,
+            progress=progress,
+        )
+    facts = result.to_dict()
+    if as_json:
+        _show.print_json(facts)
+        return 0
+    shown = {**facts, "size": _show.human_size(result.nbytes), "nbytes": None}
+    _show.print_facts(
+        {**shown, "joined": f"{result.joined} split or joined" if result.joined else None}
     )
     return 0
 

@@ -14,7 +14,7 @@ import os
 import re
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
@@ -50,6 +50,8 @@ def disk_errors(path: Path) -> Iterator[None]:
     """Turn a full, failing or read-only disk into a DiskError that names the file."""
     try:
         yield
+    except DiskError:
+        raise  # says already which file
     except OSError as error:
         if error.errno not in _DISK_FAULTS:
             raise
@@ -262,3 +264,50 @@ def replacing_folder(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
         fsync_folder(path.parent)
         if old is not None:
             shutil.rmtree(old)
+
+
+@contextmanager
+def scratch_folder(path: Path) -> Iterator[Path]:
+    """Make a temporary sibling folder of ``path`` for files that are needed on the way; always removed.
+
+    Raises:
+        DiskError: the disk is full, read-only or failing.
+    """
+    with disk_errors(path):
+        part, held = _new_part(path, folder=True)
+        try:
+            yield part
+        finally:
+            with suppress(FileNotFoundError):
+                shutil.rmtree(part)
+            os.close(held)
+
+
+@contextmanager
+def nameless(folder: Path, stem: str) -> Iterator[tuple[BinaryIO, Callable[[Path], None]]]:
+    """Open a temporary file in ``folder`` whose name is known only at its end, such as its digest.
+
+    Yields the file and a function that gives it its name; without that call nothing is left. What killed
+    processes left of the same ``stem`` is removed first.
+
+    Raises:
+        DiskError: the disk is full, read-only or failing.
+    """
+    with disk_errors(folder / stem):
+        part, held = _new_part(folder / stem)
+        try:
+            with part.open("r+b", buffering=0) as file:
+
+                def settle(path: Path) -> None:
+                    file.flush()
+                    os.fsync(file.fileno())
+                    if not path.parent.is_dir():
+                        path.parent.mkdir(exist_ok=True)
+                        fsync_folder(path.parent.parent)
+                    part.replace(path)
+                    fsync_folder(path.parent)
+
+                yield file, settle
+        finally:
+            part.unlink(missing_ok=True)
+            os.close(held)

@@ -106,6 +106,15 @@ class Dictionary:
                 faults.append(str(error))
         return made, unknown, faults
 
+    def group(self, name: str, side: Side) -> tuple[Link, tuple[str, ...]] | None:
+        """Return the link that knows a name, and all names of this side that belong together."""
+        found = self._find(name, side)
+        if found is None:
+            return None
+        template, values = found
+        names = tuple(text.format(**dict(values)) for text in template.link.side(side))
+        return template.link, names
+
     def knows(self, name: str, side: Side) -> bool:
         """Tell whether a name is one of a side."""
         return self._find(name, side) is not None

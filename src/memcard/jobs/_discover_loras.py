@@ -15,7 +15,7 @@ from memcard.jobs._discover_sums import Guess
 from memcard.jobs.resolve import open_source
 from memcard.maths.fit import Solution, typed
 from memcard.ops import OPS
-from memcard.recipes.execute import RecipeCheckpoint, evaluate
+from memcard.recipes.execute import RecipeCheckpoint, Resolver, evaluate
 from memcard.recipes.nodes import Apply, Node, Params
 
 _TENSORS = 24  # of those a LoRA changes; enough to know a strength
@@ -35,6 +35,7 @@ def with_loras(
     refs: Sequence[str],
     nodes: Sequence[Node],
     loras: Sequence[tuple[str, Node, Checkpoint]],
+    resolve: Resolver = open_source,
 ) -> Guess | None:
     """Return the best guess, or None if no bake of one or two of the LoRAs comes near."""
     best: Guess | None = None
@@ -42,7 +43,7 @@ def with_loras(
         for count in (1, 2):
             for some in combinations(loras, min(count, len(loras) + 1)):
                 with suppress(MemcardError):  # a LoRA of another family is no candidate
-                    guess = _baked(target, parent, ref, node, some)
+                    guess = _baked((target, parent), ref, node, some, resolve)
                     if guess is not None and (best is None or guess.right > best.right):
                         best = guess
         if best is not None and best.right == 1:
@@ -51,16 +52,17 @@ def with_loras(
 
 
 def _baked(
-    target: Checkpoint,
-    parent: Checkpoint,
+    pair: tuple[Checkpoint, Checkpoint],
     ref: str,
     node: Node,
     loras: Sequence[tuple[str, Node, Checkpoint]],
+    resolve: Resolver,
 ) -> Guess | None:
     if not loras:
         return None
+    target, parent = pair
     wide_base = Apply("cast", (node,), Params({"dtype": "F32"}))
-    changed = [_baking(wide_base, [lora], [1.0]) for _, lora, _ in loras]
+    changed = [_baking(wide_base, [lora], [1.0], resolve) for _, lora, _ in loras]
     names = _changed(changed[0], target, parent)
     if not names:
         return None
@@ -69,7 +71,7 @@ def _baked(
         checkpoint.close()
     best: Guess | None = None
     for strengths in typed(solution):
-        made = _baking(node, [lora for _, lora, _ in loras], strengths)
+        made = _baking(node, [lora for _, lora, _ in loras], strengths, resolve)
         right = _right(target, made, [*names, *_rest(target, names)])
         made.close()
         parts = " + ".join(
@@ -89,9 +91,11 @@ def _baked(
     return best
 
 
-def _baking(base: Node, loras: Sequence[Node], strengths: Sequence[float]) -> RecipeCheckpoint:
+def _baking(
+    base: Node, loras: Sequence[Node], strengths: Sequence[float], resolve: Resolver
+) -> RecipeCheckpoint:
     node = Apply("lora_bake", (base, *loras), Params({"strengths": tuple(strengths)}))
-    made = evaluate(node, open_source, OPS)
+    made = evaluate(node, resolve, OPS)
     assert isinstance(made, RecipeCheckpoint)  # noqa: S101  # an operation is never a file
     return made
 

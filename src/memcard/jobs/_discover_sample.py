@@ -13,6 +13,8 @@ from memcard.maths.fit import Double, rounding_step
 from memcard.maths.floats import PRECISION, Array, can_compute, decode, stored
 
 _RUN, _RUNS = 512, 8  # values read in one place, places in a tensor
+_MANY = 200  # tensors; of more, fewer values of each
+_WITHIN = 1 << 20  # values, the first of a tensor: packed ones are decoded in such blocks
 
 
 @dataclass(frozen=True)
@@ -46,10 +48,11 @@ class Sample:
 def take(target: Checkpoint, parents: Sequence[Checkpoint]) -> list[Sample]:
     """Sample every tensor of floats."""
     found = []
+    run = _RUN if len(target.specs) <= _MANY else _RUN // 8
     for name, spec in target.specs.items():
         if not can_compute(spec.dtype) or spec.elements == 0:
             continue
-        ranges = _ranges(spec.elements)
+        ranges = _ranges(spec.elements, run)
         parts: list[Array | None] = []
         for parent in parents:
             other = parent.specs.get(name)
@@ -72,14 +75,14 @@ def read(checkpoint: Checkpoint, name: str, ranges: Sequence[tuple[int, int]]) -
 
 
 def ranges_of(checkpoint: Checkpoint, name: str) -> list[tuple[int, int]]:
-    """Return where ``take`` reads a tensor."""
-    return _ranges(checkpoint.specs[name].elements)
+    """Return where ``take`` reads a tensor of a small checkpoint."""
+    return _ranges(checkpoint.specs[name].elements, _RUN)
 
 
-def _ranges(elements: int) -> list[tuple[int, int]]:
-    if elements <= _RUN * _RUNS:
+def _ranges(elements: int, run: int) -> list[tuple[int, int]]:
+    if elements <= run * _RUNS:
         return [(0, elements)]
-    return [(elements // _RUNS * i, _RUN) for i in range(_RUNS)]
+    return [(min(elements, _WITHIN) // _RUNS * i, run) for i in range(_RUNS)]
 
 
 def wide(values: Array) -> Double:

@@ -18,6 +18,8 @@ from memcard.recipes.nodes import Apply, Node, Params
 # Root mean square of the error of a sum, in rounding steps: 0.29 if rounded once; sums whose every
 # step is rounded stay below 1.
 _GOOD = 1.5
+_SURE = 0.9999  # share of values a formula must give for larger ones not to be tried
+_SOLUTIONS = 4  # of one size, those of the least error
 _FEW, _TRIED = 8, 6  # tensors for a first look at a formula; formulas that are looked at again
 _NAMES = {dtype: name for name, dtype in STORED.items()}
 
@@ -91,12 +93,15 @@ def guesses(
     if not mixed:
         return _patchwork(kept, samples, refs, nodes, target)
     best: Guess | None = None
-    for formula in _ranked(_formulas(mixed, whole), mixed):
-        blocks = _by_weights(formula, mixed)
-        guess = _assembled(formula, blocks, kept, samples, refs, nodes, target)
-        if guess is not None and (best is None or guess.right > best.right):
-            best = guess
-        if best is not None and best.right == 1:
+    for formulas in _formulas(mixed, whole):
+        for formula in _ranked(formulas, mixed):
+            blocks = _by_weights(formula, mixed)
+            guess = _assembled(formula, blocks, kept, samples, refs, nodes, target)
+            if guess is not None and (best is None or guess.right > best.right):
+                best = guess
+            if best is not None and best.right == 1:
+                break
+        if best is not None and best.right > _SURE:
             break
     return best
 
@@ -105,22 +110,22 @@ def _common(sample: Sample, whole: Sequence[int]) -> bool:
     return bool(whole) and all(sample.parents[i] is not None for i in whole)
 
 
-def _formulas(mixed: Sequence[Sample], whole: Sequence[int]) -> Iterator[_Formula]:
-    """Yield formulas, those of the fewest checkpoints first."""
+def _formulas(mixed: Sequence[Sample], whole: Sequence[int]) -> Iterator[list[_Formula]]:
+    """Yield formulas of one checkpoint, of two and so on."""
     table = columns(mixed, whole)
     known = list(search(table.target, table.parents, table.unit, good=_GOOD))
     if not known:  # other weights in every block: a tensor of its own says which candidates count
         known = _one_tensor(mixed, whole)
-    fewest = min((len(s.chosen) for s in known), default=0)
-    for solution in known:
-        if len(solution.chosen) > fewest and fewest < 3:
-            continue
-        chosen = tuple(whole[i] for i in solution.chosen)
-        for weights in typed(solution):
-            yield from _styles(chosen, weights)
+    for size in sorted({len(s.chosen) for s in known}):
+        found: list[_Formula] = []
+        for solution in [s for s in known if len(s.chosen) == size][:_SOLUTIONS]:
+            chosen = tuple(whole[i] for i in solution.chosen)
+            for weights in typed(solution):
+                found += _styles(chosen, weights)
+        yield found
 
 
-def _ranked(formulas: Iterator[_Formula], mixed: Sequence[Sample]) -> list[_Formula]:
+def _ranked(formulas: Sequence[_Formula], mixed: Sequence[Sample]) -> list[_Formula]:
     """Return the formulas that give most of a few values, the best first; of equals the first."""
     few = sorted(mixed, key=lambda s: -s.size)[:_FEW]
     rights = {formula: formula.right(few, formula.weights) for formula in formulas}

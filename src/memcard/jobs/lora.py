@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from memcard.core.checkpoint import Checkpoint
 from memcard.core.progress import Listener, silent
 from memcard.errors import UsageError
-from memcard.jobs._lora_alpha import stated_alpha
+from memcard.jobs._lora_alpha import oft_terms, stated_alphas
+from memcard.jobs._lora_blocks import block_strengths
+from memcard.jobs._lora_folder import lora_file
 from memcard.jobs._making import Made, make
 from memcard.jobs.resolve import metadata_of, node_for, open_source, resolve
+from memcard.maths.adapters import NEUMANN_TERMS
 from memcard.ops import OPS
 from memcard.recipes.execute import evaluate
 from memcard.recipes.nodes import Apply, Params
 from memcard.recipes.op import complete
+
+__all__ = ["block_strengths", "lora_bake", "lora_node", "open_with_loras"]
 
 
 def lora_bake(
@@ -35,11 +41,12 @@ def lora_bake(
 
     Args:
         base: path or name.
-        loras: (path or name, strength) in the order they are added.
+        loras: (path or name, strength) in the order they are added; also a folder of PEFT's.
         out: file to write; the suffix names the format.
         skip_unmatched: leave out what fits no layer instead of refusing.
         blocks: (pattern, number); the first pattern found in a module's name, words joined by ``_``
             such as ``unet_up_blocks_1_attentions_0_proj_in``, multiplies the strengths there.
+            ``block_strengths`` makes such rules of a preset or a list of numbers.
         overwrite: replace a file that is there.
         dry_run: return the plan and write nothing.
         digests: record the SHA-256 of the inputs in the recipe.
@@ -72,6 +79,7 @@ def lora_node(
     """Return the recipe of a base with LoRAs."""
     if not loras:
         raise UsageError("no LoRA given; name at least one.")
+    loras = [(lora_file(ref), strength) for ref, strength in loras]
     refs = [base, *(ref for ref, _ in loras)]
     nodes = [node_for(ref, digests=digests, progress=progress) for ref in refs]
     params: dict[str, Any] = {
@@ -79,10 +87,43 @@ def lora_node(
         "skip_unmatched": skip_unmatched,
         "blocks": "\n".join(f"{pattern}={float(number)!r}" for pattern, number in blocks),
     }
-    alphas = tuple(stated_alpha(ref) for ref, _ in loras)
+    stated = [stated_alphas(ref) for ref, _ in loras]
+    alphas = tuple(_usual(found) for found in stated)
     if any(alpha is not None for alpha in alphas):
         params["alphas"] = alphas
-    return Apply("lora_bake", tuple(nodes), complete("lora_bake", OPS["lora_bake"], Params(params)))
+    full = dict(complete("lora_bake", OPS["lora_bake"], Params(params)))
+    # Where they say nothing they are left out: recipes from before them keep their ids.
+    late = {
+        "module_alphas": _unusual(stated, alphas),
+        "neumann_terms": _terms([ref for ref, _ in loras]),
+    }
+    rest = {key: value for key, value in full.items() if key not in late}
+    said = {key: value for key, value in late.items() if value}
+    return Apply("lora_bake", tuple(nodes), Params(rest | said))
+
+
+def _terms(refs: Sequence[str | Path]) -> tuple[float, ...]:
+    """Return the terms of PEFT's OFT for each LoRA; () if all have PEFT's default."""
+    found = tuple(oft_terms(ref) for ref in refs)
+    usual = float(NEUMANN_TERMS)
+    if all(terms in (None, usual) for terms in found):
+        return ()
+    return tuple(usual if terms is None else terms for terms in found)
+
+
+def _usual(alphas: Mapping[str, float]) -> float | None:
+    """Return the alpha that most modules have; None if none is stated."""
+    return Counter(alphas.values()).most_common(1)[0][0] if alphas else None
+
+
+def _unusual(stated: Sequence[Mapping[str, float]], usual: Sequence[float | None]) -> str:
+    """Return a line for each module that has another."""
+    return "\n".join(
+        f"{i} {module}={alpha!r}"
+        for i, (found, common) in enumerate(zip(stated, usual, strict=True), 1)
+        for module, alpha in found.items()
+        if alpha != common
+    )
 
 
 def open_with_loras(

@@ -13,8 +13,9 @@ import numpy as np
 from memcard.core.checkpoint import Checkpoint
 from memcard.core.progress import Listener, Progress, silent
 from memcard.errors import UsageError
-from memcard.jobs._lora_alpha import stated_alpha
+from memcard.jobs._lora_alpha import Stated, stated
 from memcard.jobs._lora_file import check_dtype, network, write_lora
+from memcard.jobs._lora_folder import lora_file
 from memcard.jobs._output import refuse_output
 from memcard.jobs.resolve import node_for, resolve
 from memcard.maths.floats import Array
@@ -104,6 +105,7 @@ def lora_combine(
         raise UsageError("no LoRA given; name at least one.")
     if rank is not None and rank < 1:
         raise UsageError(f"rank: {rank}; it is at least 1.")
+    loras = [(lora_file(ref), strength) for ref, strength in loras]
     nodes = [node_for(ref, digests=digests, progress=progress) for ref, _ in loras]
     strengths = tuple(float(s) for _, s in loras)
     params = Params({"strengths": strengths, "rank": rank, "dtype": dtype})
@@ -146,13 +148,13 @@ def _gather(loras: Sequence[tuple[str | Path, float]], rank: int | None) -> list
     sums: dict[tuple[str, str], _Sum] = {}
     faults: list[str] = []
     for ref, strength in loras:
-        alpha = stated_alpha(ref)
+        said = stated(ref)
         lora = resolve(ref)
         try:
             modules, strays = factors(lora.specs)
             faults += [f"{ref}: {name!r}: not a part of any kind of LoRA" for name in strays]
             for f in modules:
-                fault = _add(sums, f, lora, strength, alpha, rank)
+                fault = _add(sums, f, lora, strength, said, rank)
                 faults += [f"{ref}: {fault}"] if fault else []
         finally:
             lora.close()
@@ -171,7 +173,7 @@ def _add(
     f: Factors,
     lora: Checkpoint,
     strength: float,
-    alpha: float | None,
+    said: Stated,
     rank: int | None,
 ) -> str:
     """Add one module to the sums; return why not."""
@@ -183,6 +185,7 @@ def _add(
     if fault:
         return fault
     specs = tuple(lora.specs[name] for _, name in f.parts)
+    alpha = said.alpha(f.module, f.rank) if f.rank and f.get("alpha") is None else None
     change = Change(f, strength, alpha, specs, run, shape)
     if not change.streams:
         return f"{f.module!r}: DoRA depends on the weight it changes and is no sum"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -14,8 +14,10 @@ from memcard.core.checkpoint import Checkpoint
 from memcard.core.progress import Listener, Progress, silent
 from memcard.errors import MismatchError, UsageError
 from memcard.jobs._lora_file import check_dtype, network, rounded, write_lora
+from memcard.jobs._lora_residual import refuse_residual, write_residual
 from memcard.jobs._output import refuse_output
 from memcard.jobs._pairs import Pairing, pair
+from memcard.jobs.delta import Delta
 from memcard.jobs.resolve import node_for, resolve
 from memcard.maths.floats import Array, can_compute, stored
 from memcard.maths.svd import approximate, relative_error
@@ -53,6 +55,7 @@ class Extracted:
         left_out: what else differs and no LoRA can hold, one sentence each.
         nbytes: of all tensors.
         error: |all changes - all factors| / |all changes| over the layers.
+        residual: the delta that base and LoRA together need to become the fine-tune; None without.
     """
 
     out: Path
@@ -61,10 +64,12 @@ class Extracted:
     left_out: tuple[str, ...]
     nbytes: int
     error: float
+    residual: Delta | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return the facts as JSON values."""
-        return asdict(self) | {"out": str(self.out)}
+        residual = None if self.residual is None else self.residual.to_dict()
+        return asdict(self) | {"out": str(self.out), "residual": residual}
 
 
 def lora_extract(
@@ -76,6 +81,7 @@ def lora_extract(
     energy: float | None = None,
     dtype: str = "F16",
     seed: int = 0,
+    residual: str | Path | None = None,
     overwrite: bool = False,
     digests: bool = True,
     progress: Listener = silent,
@@ -92,19 +98,29 @@ def lora_extract(
         energy: share of each layer's squared change to keep, 0..1; picks the rank layer by layer.
         dtype: F16, BF16 or F32.
         seed: of the randomised SVD.
+        residual: file for what the LoRA misses, a lossless delta: ``delta_apply`` on the base with
+            the LoRA baked in gives ``tuned`` back, bit for bit. Needs room for a checkpoint on disk.
         overwrite: replace a file that is there.
         digests: record the SHA-256 of the inputs.
         progress: hears how far it is.
 
     Raises:
-        MismatchError: the two have no layer in common, do not differ, or hold values not finite.
+        MismatchError: the two have no layer in common, do not differ, or hold values not finite; or
+            a residual is asked for and the two are in different dialects.
         UsageError: an argument is out of its range, or ``out`` is there already.
     """
     _check(rank, energy, dtype)
     nodes = [node_for(ref, digests=digests, progress=progress) for ref in (base, tuned)]
     params = Params({"rank": rank, "energy": energy, "dtype": dtype, "seed": seed})
     job = Apply("lora_extract", tuple(nodes), params)
-    return _extract(job, (base, tuned), Path(out).expanduser(), overwrite, progress)
+    path, beside = Path(out).expanduser(), None if residual is None else Path(residual).expanduser()
+    if beside is not None:
+        refuse_residual(base, tuned, path, beside, job, overwrite=overwrite)
+    made = _extract(job, (base, tuned), path, overwrite, progress)
+    if beside is None:
+        return made
+    rest = write_residual(base, tuned, path, beside, overwrite=overwrite, progress=progress)
+    return replace(made, residual=rest)
 
 
 def _extract(

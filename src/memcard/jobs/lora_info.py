@@ -13,7 +13,8 @@ import numpy as np
 from memcard.architectures import identify
 from memcard.core.checkpoint import Checkpoint
 from memcard.errors import MismatchError
-from memcard.jobs._lora_alpha import json_object
+from memcard.jobs._lora_alpha import json_object, stated_alphas
+from memcard.jobs._lora_folder import lora_file
 from memcard.jobs.resolve import card_of, resolve
 from memcard.maths.floats import STORED
 from memcard.ops._lora import Factors, factors
@@ -74,6 +75,7 @@ def lora_info(ref: str | Path, *, base: str | Path | None = None) -> LoraInfo:
     Raises:
         MismatchError: there is nothing of a LoRA in the file.
     """
+    ref = lora_file(ref)
     lora = resolve(ref)
     try:
         modules, strays = factors(lora.specs)
@@ -84,7 +86,7 @@ def lora_info(ref: str | Path, *, base: str | Path | None = None) -> LoraInfo:
             model = resolve(base)
             _, unmatched = match(lora.specs, model.specs, aliases(model.specs))
             model.close()
-        return _info(lora, modules, unmatched)
+        return _info(lora, modules, unmatched, stated_alphas(ref))
     finally:
         lora.close()
 
@@ -97,7 +99,12 @@ def _nothing(ref: str | Path, strays: Sequence[str]) -> str:
     )
 
 
-def _info(lora: Checkpoint, modules: Sequence[Factors], unmatched: Sequence[str]) -> LoraInfo:
+def _info(
+    lora: Checkpoint,
+    modules: Sequence[Factors],
+    unmatched: Sequence[str],
+    said: Mapping[str, float],
+) -> LoraInfo:
     found = identify(lora.specs, lora.metadata)
     names = dict.fromkeys(f.module for f in modules)
     ranked = [f for f in modules if f.rank and f.leaf == "weight"]
@@ -106,7 +113,7 @@ def _info(lora: Checkpoint, modules: Sequence[Factors], unmatched: Sequence[str]
         dialect=found.dialect,
         family=found.architecture,
         ranks=dict(sorted(Counter(f.rank for f in ranked).items())),
-        alphas=Counter(_alpha(lora, f) for f in ranked),
+        alphas=Counter(_alpha(lora, f, said) for f in ranked),
         targets=len(names),
         components=Counter(component_of(module) for module in names),
         trigger_words=_trigger_words(lora.metadata),
@@ -120,10 +127,10 @@ def _kind(f: Factors) -> str:
     return f.kind.replace("LoRA", "DoRA") if decomposed and f.kind == "LoRA" else f.kind
 
 
-def _alpha(lora: Checkpoint, f: Factors) -> float | None:
+def _alpha(lora: Checkpoint, f: Factors, said: Mapping[str, float]) -> float | None:
     name = f.get("alpha")
     if name is None or lora.specs[name].elements != 1:
-        return None
+        return said.get(f.module)
     dtype = STORED.get(lora.specs[name].dtype.name)
     return None if dtype is None else float(np.frombuffer(lora.read(name), dtype)[0])
 

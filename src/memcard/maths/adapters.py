@@ -6,17 +6,23 @@ The second needs the whole matrix, as an array [out, in, kernel] in float64.
 Sources: LoHa: Hyeon-Woo et al. 2021, arXiv:2108.06098; LoKr and the rest of LyCORIS: Yeh et al. 2023,
 arXiv:2309.14859; (IA)3: Liu et al. 2022, arXiv:2205.05638; GLoRA: Chavan et al. 2023,
 arXiv:2306.07967; OFT: Qiu et al. 2023, arXiv:2306.07280; BOFT: Liu et al. 2023, arXiv:2311.06243;
-DoRA: Liu et al. 2024, arXiv:2402.09353.
+DoRA: Liu et al. 2024, arXiv:2402.09353; OFT as PEFT has it: PEFT ``tuners/oft/layer.py``
+(Apache-2.0).
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import isqrt
+from typing import Final
 
 import numpy as np
 
 from memcard.maths.floats import Array, scratch
 from memcard.maths.low_rank import LowRank
+
+NEUMANN_TERMS: Final = 5  # PEFT's default for OFT
+_SHORT: Final = 2  # terms up to which the series has no power of its own
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,6 +156,54 @@ def butterflied(weight: Array, turns: Array, rescale: Array | None, strength: fl
     if rescale is not None:
         made = made * (1 + strength * (rescale.reshape(-1, 1, 1) - 1))
     return made
+
+
+def triangle(count: int) -> int:
+    """Return n where ``count`` is n (n - 1) / 2, the values above a diagonal; 0 if there is no such n."""
+    size = (1 + isqrt(1 + 8 * count)) // 2
+    return size if count and size * (size - 1) // 2 == count else 0
+
+
+def turned_inputs(weight: Array, above: Array, terms: int, strength: float) -> Array:
+    """Return PEFT's OFT: ``W + strength * (W R^T - W)``, R block by block along the inputs.
+
+    Args:
+        weight: [out, in, kernel].
+        above: [blocks, n (n - 1) / 2], the values above the diagonals of the skew matrices; one block
+            counts for all.
+        terms: of the series that stands for the rotation; 0 for the rotation itself.
+        strength: 0 gives the weight back.
+    """
+    size = triangle(above.shape[1])
+    skew, (i, j) = np.zeros((len(above), size, size)), np.triu_indices(size, 1)
+    skew[:, i, j], skew[:, j, i] = above, -above
+    turns = _series(skew, terms) if terms else _cayley(skew)
+    rows = np.moveaxis(weight.reshape(len(weight), -1, size), 1, 0)  # [blocks, out, n]
+    made = np.moveaxis(rows @ np.swapaxes(turns, 1, 2), 0, 1).reshape(weight.shape)
+    found: Array = weight + strength * (made - weight)
+    return found
+
+
+def _cayley(skew: Array) -> Array:
+    one = np.eye(skew.shape[-1])
+    found: Array = (one - skew) @ np.linalg.inv(one + skew)
+    return found
+
+
+def _series(skew: Array, terms: int) -> Array:
+    """Return ``I + 2 Q + 2 Q^2 + … + Q^last``, the last power once; ``last`` is 4 for 5 terms.
+
+    It is near ``(I + Q)(I - Q)^-1``, which turns the other way than ``_cayley``: PEFT defines both so,
+    and a file's configuration tells which of the two was trained.
+    """
+    found = np.broadcast_to(np.eye(skew.shape[-1]), skew.shape).copy()
+    if terms <= _SHORT:
+        return found + 2 * skew if terms == _SHORT else found
+    power, last = skew, max(3, terms - 1)
+    for exponent in range(1, last + 1):
+        power = skew if exponent == 1 else power @ skew
+        found += power if exponent == last else 2 * power
+    return found
 
 
 def decomposed(

@@ -3,7 +3,8 @@
 All of it is data: the ends of names that trainers use, and the kinds that such parts make up.
 
 Sources: kohya sd-scripts networks/lora.py and oft.py, diffusers loaders/lora_conversion_utils.py,
-PEFT utils/save_and_load.py, LyCORIS lycoris/modules (all Apache-2.0).
+PEFT utils/save_and_load.py, LyCORIS lycoris/modules (all Apache-2.0). ComfyUI's names are facts from
+what its files hold.
 """
 
 from __future__ import annotations
@@ -51,6 +52,10 @@ _ENDS: Final[Mapping[str, str]] = {
     ".b_norm": "b_norm",
     ".oft_blocks": "oft_blocks",
     ".rescale": "rescale",
+    ".oft_R.weight": "oft_r",  # PEFT since 0.16
+    ".oft_R.default.weight": "oft_r",
+    ".set_weight": "set",  # ComfyUI
+    ".reshape_weight": "reshape",
 }  # fmt: skip
 _LONGEST_FIRST: Final = tuple(sorted(_ENDS.items(), key=lambda end: -len(end[0])))
 
@@ -79,6 +84,8 @@ KINDS: Final = (
     Kind("(IA)3 of PEFT", ("ia3_l",)),
     Kind("full difference", ("diff",), ("alpha", "dora", "magnitude")),
     Kind("OFT", ("oft_blocks",), ("alpha", "rescale")),
+    Kind("OFT of PEFT", ("oft_r",)),
+    Kind("replacement", ("set",)),
     Kind("norm", ("w_norm",), ("alpha",)),
 )  # fmt: skip
 # Parts that change the bias of the same module, whatever happens to its weight.
@@ -132,6 +139,7 @@ def factors(specs: Specs) -> tuple[list[Factors], list[str]]:
     modules, strays = _modules(specs)
     found: list[Factors] = []
     for module, parts in modules.items():
+        parts.pop("reshape", None)  # says only what the factors' shapes say, too
         made = list(_changes(module, parts, specs))
         used = {part for f in made for part, _ in f.parts}
         if used == set(parts):

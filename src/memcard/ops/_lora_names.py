@@ -44,6 +44,7 @@ _WRAPPERS = (
     "transformer.base_model.model.",
     "text_encoder.base_model.model.",
     "text_encoder_2.base_model.model.",
+    "text_encoder_3.base_model.model.",
 )
 _LEAVES = ("weight", "bias")
 _SIDES: tuple[Side, ...] = ("ldm", "diffusers")
@@ -196,7 +197,7 @@ def _also(key: str, *, whole: bool) -> list[str]:
 
 def _short(key: str) -> str:
     """Drop the level that transformers 5 removed from CLIP's module names."""
-    for component in ("text_encoder_", "text_encoder_2_", "text_encoder_3_"):
+    for component in ("", "text_encoder_", "text_encoder_2_", "text_encoder_3_"):
         start = f"{component}text_model_"
         if key.startswith(start):
             return component + key.removeprefix(start)

@@ -56,5 +56,46 @@ def test_blocks_are_read_and_refused(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert main([*bake, "--blocks", "up_blocks_1=0.5", "--blocks", "unet=0"]) == 0
     facts = json.loads(capsys.readouterr().out)
     assert facts["recipe"]["node"]["params"]["blocks"] == "up_blocks_1=0.5\nunet=0.0"
+    assert main([*bake, "--blocks", "OUTALL"]) == 0
+    assert (
+        "output_blocks_3_"
+        in json.loads(capsys.readouterr().out)["recipe"]["node"]["params"]["blocks"]
+    )
     assert main([*bake, "--blocks", "up_blocks_1"]) == 2
-    assert "is not REGEX=NUMBER" in capsys.readouterr().err
+    assert "not REGEX=NUMBER" in capsys.readouterr().err
+
+
+def test_convert_gives_other_names_and_comes_back(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    there, back = str(tmp_path / "there.safetensors"), str(tmp_path / "back.safetensors")
+
+    assert main(["lora", "convert", "starter/lora_pixel", "--to", "diffusers", "-o", there]) == 0
+    assert "family   starter" in capsys.readouterr().out
+    assert main(["lora", "convert", there, "--to", "kohya", "-o", back, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["modules"] == 115
+    assert main(["diff", "starter/lora_pixel", back]) == 0
+    assert main(["lora", "convert", there, "--to", "kohya", "-o", back]) == 2
+
+
+def test_extract_keeps_the_residual_when_asked(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, rest = str(tmp_path / "neon.safetensors"), str(tmp_path / "rest.safetensors")
+
+    command = [
+        "lora",
+        "extract",
+        "starter",
+        TUNED,
+        "--rank",
+        "2",
+        "-o",
+        out,
+        "--keep-residual",
+        rest,
+    ]
+    assert main(command) == 0
+
+    assert "of the fine-tune)" in capsys.readouterr().out
+    assert Path(rest).is_file()

@@ -4,7 +4,15 @@ from pathlib import Path
 
 import pytest
 
-from memcard.core.atomic import Together, disk_errors, replacing, replacing_folder, sweep
+from memcard.core.atomic import (
+    Together,
+    disk_errors,
+    nameless,
+    replacing,
+    replacing_folder,
+    scratch_folder,
+    sweep,
+)
 from memcard.errors import DiskError
 
 
@@ -217,3 +225,35 @@ def test_a_link_in_the_name_of_a_part_is_left_alone(tmp_path: Path) -> None:
 
 def test_a_folder_that_is_not_there_has_no_litter(tmp_path: Path) -> None:
     assert sweep(tmp_path / "nowhere" / "x.bin") == ()
+
+
+def test_a_scratch_folder_is_gone_afterwards_whatever_happens(tmp_path: Path) -> None:
+    def fail(folder: Path) -> None:
+        (folder / "large").write_bytes(b"x")
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError), scratch_folder(tmp_path / "out") as folder:
+        fail(folder)
+
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_may_get_its_name_at_its_end(tmp_path: Path) -> None:
+    with nameless(tmp_path, "pack") as (file, settle):
+        file.write(b"contents")
+        settle(tmp_path / "ab" / "ab12.pack")
+
+    assert (tmp_path / "ab" / "ab12.pack").read_bytes() == b"contents"
+    assert [p.name for p in tmp_path.iterdir()] == ["ab"]
+
+
+def test_a_file_without_a_name_leaves_nothing_and_removes_what_the_killed_left(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / ".pack.0123abcd.part").write_bytes(b"left by a killed process")
+
+    with nameless(tmp_path, "pack") as (file, _):
+        file.write(b"contents")
+        assert len(list(tmp_path.iterdir())) == 1
+
+    assert list(tmp_path.iterdir()) == []

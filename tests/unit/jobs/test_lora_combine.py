@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from fixtures import small
-from memcard.errors import MismatchError, UnsupportedError, UsageError
+from memcard.errors import MismatchError, UsageError
 from memcard.formats import open_file
 from memcard.jobs.lora import lora_bake
 from memcard.jobs.lora_combine import lora_combine
@@ -191,7 +191,7 @@ def test_agrees_with_peft_laying_adapters_side_by_side(tmp_path):
     assert np.allclose(_product(small.load(made.out), "proj"), wanted, rtol=0, atol=1e-6)
 
 
-def test_rank_stabilised_alpha_is_understood_and_patterns_are_refused(base, tmp_path):
+def test_rank_stabilised_alpha_and_patterns_are_understood(base, tmp_path):
     folder = tmp_path / "adapter"
     folder.mkdir()
     peft = {
@@ -204,8 +204,8 @@ def test_rank_stabilised_alpha_is_understood_and_patterns_are_refused(base, tmp_
     config.write_text('{"r": 4, "lora_alpha": 8, "use_rslora": true}', "utf-8")
     made = lora_combine([(lora, 1.0)], tmp_path / "x.safetensors")
     config.write_text('{"r": 4, "lora_alpha": 8, "alpha_pattern": {"a": 3}}', "utf-8")
+    other = lora_combine([(lora, 1.0)], tmp_path / "y.safetensors")
 
     product = peft["base_model.model.a.lora_B.weight"] @ peft["base_model.model.a.lora_A.weight"]
     assert np.allclose(_product(small.load(made.out), "a"), 8 / 2 * product, atol=1e-5)
-    with pytest.raises(UnsupportedError, match="patterns"):
-        lora_bake(base, [(lora, 1.0)], tmp_path / "y.safetensors")
+    assert np.allclose(_product(small.load(other.out), "a"), 3 / 4 * product, atol=1e-5)
