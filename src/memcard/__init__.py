@@ -17,11 +17,13 @@ if TYPE_CHECKING:
     from memcard.jobs.diff import diff
     from memcard.jobs.generate import generate
     from memcard.jobs.inspect import inspect
+    from memcard.jobs.library import Library
     from memcard.jobs.load import load
     from memcard.jobs.merge import merge
     from memcard.jobs.open import open  # noqa: A004  # the contract's name
 
 __all__ = [
+    "Library",
     "__version__",
     "bake",
     "convert",
@@ -40,7 +42,7 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module 'memcard' has no attribute {name!r}")
     if name == "errors":
         return import_module("memcard.errors")
-    value = getattr(import_module(f"memcard.jobs.{name}"), name)
+    value = getattr(import_module(f"memcard.jobs.{name.lower()}"), name)
     globals()[name] = value  # the submodule of the same name must not shadow the function
     return value
 

@@ -49,12 +49,17 @@ INPUTS = {
     "dequantize": ([base(1)], {}),  # with blocks: tests/unit/ops/test_dequantize.py
     "cast": ([base(1)], {"dtype": "BF16"}),
     "weighted_average": ([base(1), base(2)], {"weights": [0.7, 0.3]}),
+    "emulated_sum": ([base(1), base(2)], {"weights": [0.7, 0.3]}),
     "lora_bake": ([base(1), lora(2), lora(3)], {"strengths": [0.8, -0.5]}),
     "overlay": ([base(1), {"b.bias": small.weights(2)["b.bias"]}], {}),
     "pick_ema": ([base(1)], {"which": "ema"}),
     "by_block": (
         [base(1), base(2)],
         {"rules": [{"prefixes": ["b."], "set": {"weights": [0.2, 0.8]}}]},
+    ),
+    "by_block_survey": (
+        [base(1), base(2)],
+        {"rules": [{"names": ["b.bias"], "keep": 1}]},
     ),
     "add_difference": ([base(1), base(2), base(3)], {"lambda": 0.6}),
     "task_arithmetic": ([base(1), base(2), base(3)], {"weights": [0.7, 0.3]}),

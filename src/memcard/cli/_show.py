@@ -128,8 +128,10 @@ def print_made(result: Any, *, as_json: bool) -> None:
         advise("dry run: nothing was written.")
 
 
-def _about(result: Any) -> str:
-    return f"about {max(1, round(result.seconds))} s once the files are in memory"
+def _about(result: Any) -> str | None:
+    if result.seconds is None:
+        return None
+    return f"about {max(1, round(result.seconds))} s to compute, once the files are in memory"
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from memcard.cli import _show
 from memcard.cli._types import Numbers
 
 _HELP = ("-h", "--help")
+_NUMBERS = re.compile(r"[-+.\deE]+(\s*,\s*[-+.\deE]+)+")
 
 
 class MethodCommand(click.Command):
@@ -106,7 +108,8 @@ def _plain(value: Any) -> str:
     type=click.Choice(["refuse", "allow"]),
     default="refuse",
     show_default=True,
-    help="Whether to write a result that has NaN or infinite values in it.",
+    help="Whether to write a result in which values were computed as NaN or infinite. Tensors that are "
+    "copied as they are are not looked at; memcard diff does.",
 )
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="File to write.")
 @click.option("--report", type=click.Path(path_type=Path), metavar="PNG",
@@ -145,16 +148,24 @@ def command(
 
 
 def parameters(settings: tuple[str, ...]) -> dict[str, Any]:
-    """Read ``KEY=VALUE`` pairs; a value that is JSON (a number, true, a list) is taken as such."""
-    import json
+    """Read ``KEY=VALUE`` pairs; a value that is JSON (a number, true, a list) is taken as such.
 
+    Numbers with commas between them are a list: ``density=0.2,0.5``.
+    """
     found: dict[str, Any] = {}
     for text in settings:
         key, equals, value = text.partition("=")
         if not equals:
             raise click.UsageError(f"--set {text}: write it like --set key=value.")
-        try:
-            found[key] = json.loads(value)
-        except json.JSONDecodeError:
-            found[key] = value
+        found[key] = _value(value)
     return found
+
+
+def _value(text: str) -> Any:
+    import json
+
+    numbers = "," in text and _NUMBERS.fullmatch(text.strip())
+    try:
+        return json.loads(f"[{text}]" if numbers else text)
+    except json.JSONDecodeError:
+        return text

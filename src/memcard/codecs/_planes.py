@@ -63,7 +63,7 @@ def unpack(packed: memoryview, out: Values) -> None:
     for i, length in enumerate(struct.unpack_from(f"<{item}I", packed)):
         size = length & (_STORED - 1)
         part = packed[at : at + size]
-        raw = bytes(part) if length & _STORED else _unpressed(part, count)
+        raw = bytes(part) if length & _STORED else unpressed(part, count)
         if len(part) != size or len(raw) != count:
             raise CorruptError(f"planes: plane {i} has {len(raw)} values, {count} are needed.")
         target[:, i] = np.frombuffer(raw, np.uint8)
@@ -72,7 +72,12 @@ def unpack(packed: memoryview, out: Values) -> None:
         raise CorruptError(f"planes: the block has {len(packed)} bytes, its header says {at}.")
 
 
-def _unpressed(part: memoryview, count: int) -> bytes:
+def unpressed(part: memoryview, count: int) -> bytes:
+    """Return what a zstd frame holds, ``count`` bytes.
+
+    Raises:
+        CorruptError: it is damaged, or holds more or less.
+    """
     try:
         # A frame that claims more than the tensor has is refused before memory is taken for it.
         if zstandard.get_frame_parameters(part).content_size != count:

@@ -115,7 +115,7 @@ def title_of(node: Node, parents: Sequence[Parent]) -> str:
         whole = sum(weights) if node.params.get("normalize") else 1.0
         weights = tuple(w / whole for w in weights)
         return " + ".join(f"{w:g} {n}" for n, w in zip(stems, weights, strict=True))
-    method = f"{node.params['method']} by block" if node.op == "by_block" else node.op
+    method = f"{node.params['method']} by block" if node.op.startswith("by_block") else node.op
     return f"{method} of {', '.join(stems)}"
 
 

@@ -4,25 +4,24 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from memcard.core.checkpoint import Checkpoint
 from memcard.core.progress import Listener, silent
 from memcard.formats import format_for_suffix
+from memcard.jobs import _cost
 from memcard.jobs._lineage import Parent, metadata_of, published
 from memcard.jobs._output import refuse_output
 from memcard.jobs.resolve import checked_source, label, open_source
 from memcard.ops import OPS
 from memcard.recipes.bake import pour
-from memcard.recipes.execute import CHUNK, RecipeCheckpoint, Resolver, evaluate
-from memcard.recipes.nodes import Node, Source, sources
+from memcard.recipes.execute import RecipeCheckpoint, Resolver, evaluate
+from memcard.recipes.nodes import Node, Source
 from memcard.recipes.text import recipe_id, to_json
-
-_SPEED = 1e9  # bytes read and written a second by a weighted average; benchmarks/merge.py
-_INTERPRETER = 48 << 20  # Python with numpy, measured; benchmarks/merge.py
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +39,8 @@ class Made:
         memory: estimate of the peak memory in bytes, the interpreter included.
         nonfinite: number of NaN or infinite values computed.
         notes: what a careful user should know, one sentence each.
-        seconds: rough estimate of the time the writing takes on two cores, files in the page cache.
+        seconds: what writing took. Of a dry run: how long computing will take, estimated by computing
+            one tensor here and now; None where one says nothing of the others.
     """
 
     out: Path
@@ -53,7 +53,7 @@ class Made:
     memory: int
     nonfinite: int
     notes: tuple[str, ...]
-    seconds: float = 0.0
+    seconds: float | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return the facts as JSON values."""
@@ -109,7 +109,8 @@ def make(
     try:
         plan = _plan(node, checkpoint, out, crew)
         if dry_run:
-            return plan
+            return replace(plan, seconds=_rounded(_cost.seconds(checkpoint, crew)))
+        start = time.perf_counter()
         metadata = metadata_of(node, _parents(node), kind=kind)
         baked = pour(
             *(checkpoint, form.create(out)),
@@ -125,23 +126,23 @@ def make(
         memory=plan.memory,
         nonfinite=sum(baked.nonfinite.values()),
         notes=baked.notes,
-        seconds=plan.seconds,
+        seconds=_rounded(time.perf_counter() - start),
     )
+
+
+def _rounded(seconds: float | None) -> float | None:
+    return None if seconds is None else round(seconds, 1)
 
 
 def _plan(node: Node, checkpoint: Checkpoint, out: Path, threads: int) -> Made:
     specs, shared = checkpoint.specs, published(node)
-    inputs, computed, largest = len(sources(node)), 0, CHUNK
-    if isinstance(checkpoint, RecipeCheckpoint):
-        computed = checkpoint.computed
-        largest = max((checkpoint.piece(name, CHUNK) for name in specs), default=CHUNK)
-    memory = _INTERPRETER + threads * (inputs + 1) * largest
+    computed = checkpoint.computed if isinstance(checkpoint, RecipeCheckpoint) else 0
+    memory = _cost.memory(checkpoint, threads)
     nbytes = sum(spec.nbytes for spec in specs.values())
     return Made(
         *(out, False, to_json(shared), recipe_id(shared), len(specs), computed, nbytes, memory),
         nonfinite=0,
         notes=tuple(checkpoint.notes),
-        seconds=round((inputs + 1) * nbytes / _SPEED, 1),
     )
 
 

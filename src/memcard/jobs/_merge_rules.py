@@ -26,7 +26,7 @@ _DENOISER = ("unet", "transformer")
 PARTS = (*_DENOISER, "vae", "text_encoder")
 # The parameter that says how far a merge goes: of most methods by its name, of some by theirs.
 _DIALS = ("lambda", "t")
-_DIAL_OF = {"geometric": "alpha", "train_difference": "alpha"}
+_DIAL_OF = {"cosine_add": "alpha", "geometric": "alpha", "train_difference": "alpha"}
 _PAIR = 2
 
 
@@ -91,7 +91,9 @@ def rules_for(
         UsageError: weights that cannot be read, or a method that has none to set by block.
     """
     lead = inputs[first].specs
-    pool = [c.specs for c in inputs[:merged]]
+    # Files of statistics follow the models; they have no weights to merge, and may lack any name.
+    models = merged // 2 if getattr(op, "with_statistics", False) else merged
+    pool = [c.specs for c in inputs[:models]]
     names = tuple(dict.fromkeys(name for specs in (lead, *pool) for name in specs))
     part = _parts(inputs)
     fates: dict[str, Fate] = dict.fromkeys(names, Params())
@@ -100,7 +102,7 @@ def rules_for(
         fates |= {name: first for name in names if part[name] not in chosen}
     if wishes.blocks is not None:
         weights = block_weights(wishes.blocks, block_labels(names))
-        dial = _dial(method, op, merged)
+        dial = _dial(method, op, models)
         fates |= {n: dial(w) for n, w in weights.items() if fates[n] == Params()}
     missing, extra = _odd([n for n, fate in fates.items() if isinstance(fate, Params)], pool, lead)
     if wishes.keep_first:
@@ -175,17 +177,24 @@ def _of(part: Mapping[str, str], wanted: Iterable[str]) -> set[str]:
     return names
 
 
-def _dial(method: str, op: Op, merged: int) -> Callable[[float], Params]:
-    """Return what turns a weight by block into changed parameters of the method."""
+def _dial(method: str, op: Op, models: int) -> Callable[[float], Params]:
+    """Return what turns a weight by block into changed parameters of the method.
+
+    Raises:
+        UsageError: the method has no weight, or merges more models than a weight can say.
+    """
     dials = [n for n in _DIALS if n in op.params and op.params[n].kind == "float"]
     name = _DIAL_OF.get(method, dials[0] if dials else None)
     if name is not None:
         return lambda w: Params({name: float(w)})
     if "weights" not in op.params or getattr(op, "takes_base", False):
-        raise UsageError(f"--blocks: {method} has no weight that could differ by block.")
-    if merged != _PAIR:
         raise UsageError(
-            f"--blocks: a weight is the share of the second of two checkpoints; {merged} given."
+            f"--blocks: {method} has no weight that could differ by block. Use --only and "
+            "--keep-vae-of to merge some parts only, or another method."
+        )
+    if models != _PAIR:
+        raise UsageError(
+            f"--blocks: a weight is the share of the second of two checkpoints; {models} given."
         )
     return lambda w: Params({"weights": (1.0 - w, float(w)), **_normal(op)})
 

@@ -18,7 +18,9 @@ from memcard.core.report import Report, Verdict
 from memcard.errors import CorruptError, FormatError, UnsafeError
 from memcard.formats import is_checkpoint_folder, open_file, sniff_file
 from memcard.jobs._delta_file import KEY, MODE, SAME, read_index
+from memcard.jobs._library_refs import record_of
 from memcard.jobs._metadata import modelspec, training
+from memcard.jobs._stored import StoredCheckpoint, open_stored
 from memcard.jobs._walk import below
 from memcard.jobs.digests import digests as digests_of
 from memcard.jobs.digests import files_of
@@ -61,7 +63,8 @@ def inspect(
     """
     file = locate(path)
     try:
-        checkpoint = open_file(file)
+        record = record_of(file)
+        checkpoint = open_stored(*record) if record else open_file(file)
     except FormatError as error:
         refused = digests_file(file, progress=progress) if digests and file.is_file() else {}
         return _refused(file, error, refused, salvage=salvage)
@@ -142,6 +145,8 @@ def family_title(architecture: str) -> str:
 
 
 def _digests(file: Path, checkpoint: Checkpoint, progress: Listener) -> Mapping[str, str]:
+    if isinstance(checkpoint, StoredCheckpoint):
+        return dict(checkpoint.manifest.digests)
     if len(files_of(file)) != 1 or file.is_dir():
         found = digests_of(file, only=("sha256",), progress=progress)
         return {name: digests["sha256"] for name, digests in found.items()}

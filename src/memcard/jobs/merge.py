@@ -17,7 +17,7 @@ from memcard.jobs._methods import method_named, methods
 from memcard.jobs.resolve import locate, node_for, resolve
 from memcard.ops import OPS
 from memcard.recipes.nodes import Apply, Node, Params
-from memcard.recipes.op import Op, check_arity, complete
+from memcard.recipes.op import Op, Surveying, check_arity, complete
 
 _FEWEST = 2  # the operation itself is content with one; as a merge that is a slip of the hand
 _TASK_VECTORS = "task_vectors"  # methods that can work on changes, but need not
@@ -69,7 +69,8 @@ def merge(
         dtype: of the result: fp32, fp16, bf16, fp64; None: the narrowest that holds all inputs.
         missing: ``keep-first``: tensors that some inputs lack are the first's; those that only
             others have are left out.
-        nonfinite: ``allow`` writes a result that has NaN or infinite values in it.
+        nonfinite: ``allow`` writes a result that has NaN or infinite values in it. Computed values are
+            counted; what is copied as it is passes through no hands that could count.
         overwrite: replace a file that is there.
         dry_run: return the plan and write nothing.
         digests: record the SHA-256 of the inputs in the recipe; reads each of them once more.
@@ -145,8 +146,8 @@ class _Plan:
             "merged": self.merged,
             "names_from": self.first,
         }
-        params = complete("by_block", OPS["by_block"], Params(given))
-        return Apply("by_block", tuple(nodes), params)
+        name = "by_block_survey" if isinstance(self.op, Surveying) else "by_block"
+        return Apply(name, tuple(nodes), complete(name, OPS[name], Params(given)))
 
 
 def _settings(

@@ -29,9 +29,12 @@ from memcard.formats import open_file
 from memcard.jobs._delta_base import check_base, find_base, may_be_base
 from memcard.jobs._delta_file import KEY as _DELTA
 from memcard.jobs._delta_file import MODE, DeltaCheckpoint, read_index
+from memcard.jobs._library_refs import library_path, name_of, record_of
+from memcard.jobs._stored import open_stored
 from memcard.ops import OPS
 from memcard.recipes.execute import evaluate
 from memcard.recipes.nodes import Apply, Node, Source
+from memcard.store.manifest import get as manifest_of
 
 STARTER = "starter"
 _PREFIXES = ("", "finetune_", "lora_", "vae_")
@@ -140,10 +143,11 @@ def files_behind(source: Source) -> tuple[Path, ...]:
 
 
 def locate(ref: str | Path) -> Path:
-    """Return the file a user names.
+    """Return the file a user names: a path, a name of the starter, or one of the library.
 
     Raises:
         NotFoundError: there is none; lists what there is for a name of the starter.
+        IntegrityError, MismatchError: see ``memcard.jobs._library_refs``.
     """
     text = str(ref)
     path = Path(ref).expanduser()
@@ -154,8 +158,11 @@ def locate(ref: str | Path) -> Path:
     shelf, _, name = text.partition("/")
     if shelf == STARTER and name:
         return _starter_file(name)
+    if (stored := library_path(text)) is not None:
+        return stored
     raise NotFoundError(
-        f"{text}: no such file, and no such name. Give a path, or one of: {', '.join(names())}."
+        f"{text}: no such file, and no such name in the library (`memcard ls`). Give a path, or one of: "
+        f"{', '.join(names())}."
     )
 
 
@@ -172,6 +179,8 @@ def starter_folder() -> Path:
 
 def digest(path: Path, progress: Listener = silent) -> str:
     """Return the SHA-256 of a file; remembered, also by the next run, until the file changes."""
+    if (record := record_of(path)) is not None:
+        return manifest_of(*record).sha256
     return known_digests().sha256(path, progress)
 
 
@@ -191,6 +200,8 @@ def label(ref: str) -> str:
     path = Path(ref)
     if path.parent.resolve() == starter_folder().resolve():
         return STARTER if path.stem == "base" else f"{STARTER}/{path.stem}"
+    if (record := record_of(path)) is not None:
+        return name_of(*record)
     return ref if ref in names() else path.name
 
 
@@ -223,7 +234,9 @@ def _opened(
     base: str | Path | None = None,
     progress: Listener = silent,
 ) -> Checkpoint:
-    """Open a file; a lossless delta is seen through."""
+    """Open a file; a lossless delta is seen through, and a packed checkpoint of the library read."""
+    if (record := record_of(path)) is not None:
+        return open_stored(*record)
     checkpoint = open_file(path, salvage=salvage)
     if checkpoint.metadata.get(f"{_DELTA}mode") != MODE:
         return checkpoint

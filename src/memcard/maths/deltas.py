@@ -15,13 +15,13 @@ import numpy as np
 from memcard.core.tensors import DType
 from memcard.maths.floats import Array, Double, decode, scratch, stored
 from memcard.maths.rounding import compiled
-from memcard.maths.select import SMALL, TOP, Cut, Keys, before, keys_of
+from memcard.maths.select import TOP, Cut, Keys, before, keys_of, sample_size
 
 # Values per inner block. Sums over a tensor are added up block by block, so another size would change
 # their last bits. Measured: half of it is a third slower, all of it Python's calls.
 BLOCK = 1 << 16
-RUN = 1 << 20  # values read at once for statistics, whole blocks
-_SAMPLED, _PIECES = 1 << 15, 32  # values looked at beforehand; in how many places
+RUN = 1 << 18  # values read at once for statistics, whole blocks; the nearer caches hold them
+_PIECES = 16  # places from which values are looked at beforehand
 
 # Numbers of scratch arrays. The changes take as many as there are inputs, so they come last.
 _BASE, _MASK, _SIZE, _SUM, _VOTES, _DIVISOR, _DELTA = 20, 21, 22, 23, 24, 25, 100
@@ -55,12 +55,13 @@ def blocks(
         deltas = []
         for i, values in enumerate(tuned):
             delta = scratch(_DELTA + i, count, np.float64)
-            _subtract(values[at : at + count], origin, delta)
+            subtract(values[at : at + count], origin, delta)
             deltas.append(delta)
         yield at, origin, deltas
 
 
-def _subtract(values: Array, base: Double, out: Double) -> None:
+def subtract(values: Array, base: Double, out: Double) -> None:
+    """Write the changes of stored floats from their base."""
     if values.dtype == np.float16 and compiled(values.size) is not None:
         from memcard.maths import _delta_kernels as loops
 
@@ -93,12 +94,13 @@ def sample(
     dtypes: Sequence[DType],
     count: int,
     columns: Callable[[list[Double]], Sequence[Keys]],
+    searches: int,
 ) -> list[Keys]:
-    """Return the keys of 32 Ki values from all over a tensor, or of one in 256 if that is more.
+    """Return the keys of values from all over a tensor: 32 Ki, or one in 256, or more for many searches.
 
     None where a tensor is so small that all its values are kept at once.
     """
-    size = min(count // 16, max(_SAMPLED, count // 256)) // _PIECES if count > SMALL else 0
+    size = sample_size(count, searches) // _PIECES
     found: list[list[Keys]] = []
     for piece in range(_PIECES if size else 0):
         for _, _, deltas in blocks(read(count // _PIECES * piece, size), dtypes):

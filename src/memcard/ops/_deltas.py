@@ -14,29 +14,25 @@ from typing import Any, cast
 
 import numpy as np
 
-from memcard.core.tensors import DTYPES, DType, Spec, Specs
+from memcard.core.tensors import DType, Spec, Specs
 from memcard.errors import UsageError
-from memcard.maths.deltas import BLOCK, Reader, blocks, tensor
-from memcard.maths.floats import STORED, Double, encode, stored
-from memcard.ops._pairs import is_weight, narrow_faults, pair_faults, refuse, widest
+from memcard.maths.deltas import BLOCK, RUN, Reader, blocks, tensor
+from memcard.maths.floats import Array, Double, encode, stored
+from memcard.maths.select import EVERYTHING
+from memcard.maths.stored_deltas import merge
+from memcard.ops._pairs import DTYPE, is_weight, narrow_faults, pair_faults, refuse, result_dtype
 from memcard.recipes.nodes import Params, Step
 from memcard.recipes.op import Param
 
 KEPT = "not a weight, taken from the base as it is"
 WEIGHTS = Param("floats", (), "one number per fine-tune, the base apart; none: all 1")
 LAMBDA = Param("float", 1.0, "how much of the merged change to add to the base")
-DTYPE = Param(
-    "str",
-    "widest",
-    "dtype of the result; widest: the narrowest that holds all inputs",
-    choices=("widest", *STORED),
-)
 SEED = Param("int", 0, "of the random numbers; the same seed gives the same bits")
 
 
 def density(default: float, what: str = "share of each change to keep") -> Param:
     """Return the parameter ``density``."""
-    return Param("float", default, what, low=0.0, high=1.0)
+    return Param("each", default, f"{what}; one number, or one per fine-tune", low=0.0, high=1.0)
 
 
 def normalize(*, default: bool) -> Param:
@@ -104,6 +100,24 @@ class Whole:
         for at, _, deltas in tensor(self.read, self.inputs.dtypes, self.count):
             yield at, deltas
 
+    def runs(self) -> Iterator[tuple[int, Sequence[memoryview]]]:
+        """Yield (first value, what is stored of base and fine-tunes) from the first value to the last."""
+        for start in range(0, self.count, RUN):
+            yield start, self.read(start, min(RUN, self.count - start))
+
+
+@dataclass(frozen=True, slots=True)
+class Simple:
+    """What a method does that trims each change, or not, and adds up: there are loops for it.
+
+    Attributes:
+        agreeing: it adds only the changes that have the sign of the sum of all.
+        trims: what ``measure_whole`` found are the cuts.
+    """
+
+    agreeing: bool
+    trims: bool
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeltaMethod:
@@ -118,6 +132,7 @@ class DeltaMethod:
         fewest: fewest fine-tunes.
         rows: blocks hold whole rows.
         check: says what is wrong with the parameters, "" if nothing.
+        simple: says the same as ``mix`` where that is one of a few things.
         takes_base: the first input is the base.
     """
 
@@ -129,6 +144,7 @@ class DeltaMethod:
     fewest: int = 1
     rows: bool = False
     check: Callable[[Params], str] | None = None
+    simple: Simple | None = None
     takes_base = True
 
     @property
@@ -147,6 +163,7 @@ class DeltaMethod:
         if fault:
             raise UsageError(fault)
         weights = weights_of(len(inputs) - 1, params)
+        self._refuse_lists(len(inputs) - 1, params)
         refuse_pairs(inputs)
         steps = [self._step(name, inputs, weights, params) for name in inputs[0]]
         refuse_dtypes(inputs, steps)
@@ -177,6 +194,18 @@ class DeltaMethod:
             measure=self.measure_whole is not None and bool(used) and prod(shape) > 0,
         )
 
+    def _refuse_lists(self, count: int, params: Params) -> None:
+        """Refuse lists of another length than the fine-tunes; all faults at once."""
+        lists = [(key, params[key]) for key, param in self.own.items() if param.kind == "each"]
+        faults = [
+            f"{key}: {len(given)} given for {count} fine-tunes; give one number for all, or one for "
+            "each, and none for the base."
+            for key, given in lists
+            if isinstance(given, tuple) and len(given) != count
+        ]
+        if faults:
+            raise UsageError(" ".join(faults))
+
     def measure(self, step: Step, read: Reader, params: Params) -> Any:
         """Find out what ``mix`` must know of a whole tensor."""
         if self.measure_whole is None:
@@ -190,6 +219,10 @@ class DeltaMethod:
         """Merge one chunk."""
         inputs: Inputs = step.detail
         target, bad = stored(out, step.spec.dtype), 0
+        if self.simple and inputs.weights:
+            done = _at_once(self.simple, step, parts, params, target, start)
+            if done is not None:
+                return done
         scale, columns = cast("float", params["lambda"]), inputs.columns
         size = max(1, BLOCK // columns) * columns if self.rows else BLOCK
         with np.errstate(all="ignore"):
@@ -201,6 +234,45 @@ class DeltaMethod:
                     np.add(base, change, out=base)
                 bad += encode(base, target[at : at + base.size])
         return bad
+
+
+def _at_once(
+    simple: Simple,
+    step: Step,
+    parts: Sequence[memoryview],
+    params: Params,
+    out: Array,
+    start: int,
+) -> int | None:
+    """Merge a chunk by one compiled loop, if there is one."""
+    inputs: Inputs = step.detail
+    with np.errstate(all="ignore"):
+        return merge(
+            [stored(part, dtype) for part, dtype in zip(parts, inputs.dtypes, strict=True)],
+            step.stats if simple.trims else [EVERYTHING] * len(inputs.weights),
+            inputs.weights,
+            out,
+            start=start,
+            scale=cast("float", params["lambda"]),
+            agreeing=simple.agreeing,
+            mean=bool(params["normalize"]),
+        )
+
+
+def each(key: str, inputs: Inputs, params: Params) -> tuple[float, ...]:
+    """Return a parameter of the kind "each" for the fine-tunes that take part."""
+    given = cast("float | tuple[float, ...]", params[key])
+    return tuple(given[i - 1] if isinstance(given, tuple) else given for i in inputs.streams)
+
+
+def together(params: Params, *keys: str) -> list[tuple[float, ...]]:
+    """Return what parameters of the kind "each" are for one fine-tune after the other.
+
+    Once, if none of them is a list; lists of unequal length are cut, which ``plan`` refuses.
+    """
+    given = [cast("float | tuple[float, ...]", params[key]) for key in keys]
+    count = min((len(g) for g in given if isinstance(g, tuple)), default=1)
+    return [tuple(g[i] if isinstance(g, tuple) else g for g in given) for i in range(count)]
 
 
 def weights_of(count: int, params: Params) -> tuple[float, ...]:
@@ -242,9 +314,3 @@ def refuse_dtypes(inputs: Sequence[Specs], steps: Sequence[Step]) -> None:
     known = [(s.name, [inputs[i][key] for i, key in s.needs]) for s in steps if not s.copy]
     faults = [fault for name, specs in known for fault in narrow_faults(name, specs)]
     refuse("cannot compute", faults, "Cast these tensors first.")
-
-
-def result_dtype(specs: Sequence[Spec], params: Params) -> DType:
-    """Return the dtype asked for, or the narrowest that holds all inputs."""
-    asked = str(params["dtype"])
-    return widest(specs) if asked == "widest" else DTYPES[asked]

@@ -6,8 +6,21 @@ from collections.abc import Sequence
 
 from memcard.core.tensors import DTYPES, DType, Spec, Specs
 from memcard.errors import MismatchError
-from memcard.maths.floats import can_compute
+from memcard.maths.floats import STORED, can_compute
+from memcard.recipes.nodes import Params
+from memcard.recipes.op import Param
 
+DTYPE = Param(
+    "str",
+    "widest",
+    "dtype of the result; widest: the narrowest that holds all inputs",
+    choices=("widest", *STORED),
+)
+UNLIKE = (
+    "Merge only checkpoints of one architecture with the same parts; a file without its "
+    "VAE or text encoder, or with EMA weights beside the raw ones, must be made alike "
+    "first (pick_ema drops the extra weights)."
+)
 _SHOWN = 12
 _ORDER = ("F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2")
 
@@ -64,6 +77,12 @@ def widest(specs: Sequence[Spec]) -> DType:
     if names <= {"F16", "F8_E4M3", "F8_E5M2"}:
         return DTYPES["F16"]  # 5 exponent and 10 fraction bits hold both kinds of 8-bit float
     return DTYPES["F32"]
+
+
+def result_dtype(specs: Sequence[Spec], params: Params) -> DType:
+    """Return the dtype asked for, or the narrowest that holds all inputs."""
+    asked = str(params["dtype"])
+    return widest(specs) if asked == "widest" else DTYPES[asked]
 
 
 def narrow_faults(name: str, specs: Sequence[Spec]) -> list[str]:

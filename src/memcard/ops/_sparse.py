@@ -6,7 +6,7 @@ Sources: Yadav et al. 2023, "TIES-Merging", arXiv:2306.01708 (trim, elect, merge
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import cast
 
 import numpy as np
@@ -14,9 +14,20 @@ import numpy as np
 from memcard.maths.deltas import elect, keep_before, sample, total, weigh, zero_unless
 from memcard.maths.floats import Double
 from memcard.maths.random import below, key
-from memcard.maths.select import Cut, Keys, keys_of, select
-from memcard.ops._deltas import Piece, Whole
+from memcard.maths.select import Column, Cut, Keys, keys_of, select
+from memcard.maths.stored_deltas import sizes
+from memcard.ops._deltas import SEED, WEIGHTS, Piece, Whole, density, each, normalize, rescale
 from memcard.recipes.nodes import Params
+from memcard.recipes.op import Param
+
+# What dropping at random takes, however the rest is added up.
+DARE: Mapping[str, Param] = {
+    "weights": WEIGHTS,
+    "density": density(0.5, "probability of keeping a value"),
+    "rescale": rescale(default=True),
+    "normalize": normalize(default=False),
+    "seed": SEED,
+}
 
 
 def kept(share: float, count: int) -> int:
@@ -24,17 +35,32 @@ def kept(share: float, count: int) -> int:
     return min(count, max(1, int(share * count))) if share > 0 else 0
 
 
-def largest(whole: Whole, ranks: Sequence[int]) -> list[tuple[Cut, ...]]:
-    """Return, for each fine-tune, one cut per rank: it keeps so many of the largest changes."""
-    changes = len(whole.inputs.weights)
-    wanted = [(column, rank) for column in range(changes) for rank in ranks]
-    found = iter(find(whole, sizes, wanted))
-    return [tuple(next(found) for _ in ranks) for _ in range(changes)]
+def largest(whole: Whole, ranks: Sequence[Sequence[int]]) -> list[tuple[Cut, ...]]:
+    """Return one cut per rank: it keeps so many of the largest changes.
+
+    Args:
+        whole: the tensor.
+        ranks: some for each fine-tune.
+    """
+    wanted = [(column, rank) for column, some in enumerate(ranks) for rank in some]
+
+    def scan() -> Iterator[tuple[int, Sequence[Column]]]:
+        for start, parts in whole.runs():
+            for at, columns in sizes(parts, whole.inputs.dtypes):
+                yield start + at, columns
+
+    cuts = iter(select(scan, wanted, whole.count, _hint(whole, _magnitudes, len(wanted))))
+    return [tuple(next(cuts) for _ in some) for some in ranks]
 
 
-def sizes(deltas: Sequence[Double]) -> list[Keys]:
-    """Return the keys of the magnitudes; the changes are spent."""
+def _magnitudes(deltas: Sequence[Double]) -> list[Keys]:
     return [keys_of(np.abs(d, out=d)) for d in deltas]
+
+
+def _hint(
+    whole: Whole, columns: Callable[[list[Double]], Sequence[Keys]], searches: int
+) -> list[Keys]:
+    return sample(whole.read, whole.inputs.dtypes, whole.count, columns, searches)
 
 
 def find(
@@ -48,8 +74,7 @@ def find(
         for start, deltas in whole.blocks():
             yield start, columns(deltas)
 
-    hint = sample(whole.read, whole.inputs.dtypes, whole.count, columns)
-    return select(scan, ranks, whole.count, hint)
+    return select(scan, ranks, whole.count, _hint(whole, columns, len(ranks)))
 
 
 def trim(piece: Piece, cut: Sequence[Cut]) -> None:
@@ -64,8 +89,8 @@ def drop(piece: Piece) -> None:
     Which ones are kept depends on the seed, the tensor's name, the number of the input and the
     position of the value only.
     """
-    share, seed = cast("float", piece.params["density"]), cast("int", piece.params["seed"])
-    for delta, stream in zip(piece.deltas, piece.inputs.streams, strict=True):
+    seed, shares = cast("int", piece.params["seed"]), each("density", piece.inputs, piece.params)
+    for delta, stream, share in zip(piece.deltas, piece.inputs.streams, shares, strict=True):
         keep = below(key(seed, piece.step.name, stream), piece.start, share, delta.size)
         zero_unless(keep, delta)
         if piece.params["rescale"] and 0 < share < 1:

@@ -19,8 +19,14 @@ _UNKNOWN = "no statistics for it, averaged"
 
 
 class WithStatistics(TensorWise):
-    """An average that follows statistics where there are some, and is plain elsewhere."""
+    """An average that follows statistics where there are some, and is plain elsewhere.
 
+    Attributes:
+        with_statistics: the second half of the inputs are no models.
+        what: the statistics are, for people.
+    """
+
+    with_statistics: ClassVar[bool] = True
     arity: tuple[int, int | None] = (4, None)
     what: ClassVar[str] = "statistics"
 

@@ -11,10 +11,10 @@ from typing import Any, ClassVar, TypeAlias, cast
 
 import numpy as np
 
-from memcard.core.tensors import DTYPES, DType, Spec, Specs
+from memcard.core.tensors import DType, Spec, Specs
 from memcard.errors import UsageError
 from memcard.maths.floats import BLOCK, STORED, Array, Double, decode, encode, scratch, stored
-from memcard.ops._pairs import is_weight, narrow_faults, pair_faults, refuse, widest
+from memcard.ops._pairs import UNLIKE, is_weight, narrow_faults, pair_faults, refuse, result_dtype
 from memcard.recipes.nodes import Params, Step
 from memcard.recipes.op import Param, Reader
 
@@ -22,13 +22,6 @@ from memcard.recipes.op import Param, Reader
 _PIECE = BLOCK // 4
 
 Formula: TypeAlias = Callable[[Sequence[Double], Params], Double]
-
-DTYPE = Param(
-    "str",
-    "widest",
-    "dtype of the result; widest: the narrowest that holds all inputs",
-    choices=("widest", *STORED),
-)
 
 
 class TensorWise:
@@ -59,9 +52,7 @@ class TensorWise:
         refuse(
             "these checkpoints do not fit together",
             self.faults(inputs),
-            "Merge only checkpoints of one architecture with the same parts; a file without its "
-            "VAE or text encoder, or with EMA weights beside the raw ones, must be made alike "
-            "first (pick_ema drops the extra weights).",
+            UNLIKE,
         )
         steps = [self.step(name, inputs, params) for name in inputs[0]]
         reads = [(s, [inputs[i][key] for i, key in s.needs + s.small]) for s in steps if not s.copy]
@@ -83,8 +74,7 @@ class TensorWise:
             number = ("first", "second", "third")[self.kept]
             note = f"not a weight, taken from the {number} input as it is"
             return Step(name, specs[self.kept], ((self.kept, name),), copy=True, note=note)
-        asked = str(params["dtype"])
-        dtype = widest(specs) if asked == "widest" else DTYPES[asked]
+        dtype = result_dtype(specs, params)
         needs = tuple((i, name) for i in range(len(inputs)))
         detail = tuple(spec.dtype for spec in specs)
         spec = Spec(dtype, specs[0].shape)
@@ -105,6 +95,22 @@ class ElementWise(TensorWise, ABC):
         """Compute one chunk."""
         arrays = [stored(p, dtype) for p, dtype in zip(parts, step.detail, strict=True)]
         return by_pieces(arrays, self.formula, params, target(step, out))
+
+
+class WholePair(TensorWise):
+    """A method that must see two tensors as a whole: its memory grows with the largest.
+
+    Attributes:
+        per_value: bytes it needs per value, beside its inputs and its result.
+    """
+
+    arity: tuple[int, int | None] = (2, 2)
+    whole: ClassVar[bool] = True
+    per_value: ClassVar[int]
+
+    def temporary(self, step: Step) -> int:
+        """Return what one tensor needs beside its inputs and its result, in bytes."""
+        return self.per_value * step.spec.elements
 
 
 def by_pieces(arrays: Sequence[Array], formula: Formula, params: Params, out: Array) -> int:

@@ -17,8 +17,8 @@ import numpy as np
 from memcard.core.tensors import Spec, Specs
 from memcard.maths.deltas import blocks, widen
 from memcard.maths.floats import encode, stored
-from memcard.ops._deltas import DTYPE, KEPT, LAMBDA, refuse_dtypes, refuse_pairs, result_dtype
-from memcard.ops._pairs import is_weight
+from memcard.ops._deltas import KEPT, LAMBDA, refuse_dtypes, refuse_pairs
+from memcard.ops._pairs import DTYPE, is_weight, result_dtype
 from memcard.recipes.nodes import Params, Step
 from memcard.recipes.op import Param
 

@@ -11,7 +11,7 @@ Source: Arcee Fusion, https://arcee.ai; mergekit 0.1.5.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, ClassVar
 
@@ -19,15 +19,18 @@ import numpy as np
 
 from memcard.core.tensors import Specs
 from memcard.maths.floats import BLOCK, Array, Double, decode, encode, stored
-from memcard.ops._tensorwise import DTYPE, TensorWise, target, views
+from memcard.maths.select import ascending, sample_size
+from memcard.ops._pairs import DTYPE
+from memcard.ops._tensorwise import TensorWise, target, views
 from memcard.recipes.nodes import Params, Step
 from memcard.recipes.op import Param, Reader
 
 _FLOOR = 1e-8
+_PIECES = 32  # places from which scores are looked at beforehand
 
 
 class ArceeFusion(TensorWise):
-    """Inputs: base, tuned. Takes 8 bytes of memory per value of the largest tensor."""
+    """Inputs: base, tuned. Memory does not grow with the tensors."""
 
     title = "Arcee Fusion"
     source = "https://arcee.ai; mergekit, merge_methods/arcee_fusion"
@@ -46,12 +49,20 @@ class ArceeFusion(TensorWise):
     def measure(self, step: Step, read: Reader, params: Params) -> float:
         """Return the least score that is taken from the tuned model."""
         values, size, columns = views(step, read), step.spec.elements, step.block
-        scores = np.empty(size)
-        piece = _piece(columns)
-        for at in range(0, size, piece):
-            base, tuned = map(_widened, values(at, min(piece, size - at)))
-            scores[at : at + piece] = fusion_scores(base, tuned, columns)
-        return _threshold(scores)
+
+        def scores(start: int, count: int) -> Array:
+            base, tuned = map(_widened, values(start, count))
+            return fusion_scores(base, tuned, columns)
+
+        def scan() -> Iterator[Array]:
+            piece = _piece(columns)
+            for at in range(0, size, piece):
+                yield scores(at, min(piece, size - at))
+
+        places = [int(q * (size - 1)) for q in (0.25, 0.5, 0.75)]  # the lower of two middle values
+        hint = _sampled(scores, size, columns, len(places))
+        first, middle, third = ascending(scan, places, size, hint)
+        return middle + 1.5 * (third - first)
 
     def apply(
         self, step: Step, parts: Sequence[memoryview], params: Params, out: memoryview, start: int
@@ -97,12 +108,13 @@ def _softmax(rows: Array) -> Array:
     return np.asarray(made / made.sum(axis=1, keepdims=True))
 
 
-def _threshold(scores: Array) -> float:
-    """Return median + 1.5 (q3 - q1), the lower of two middle values; ``scores`` are shuffled."""
-    places = [int(q * (scores.size - 1)) for q in (0.25, 0.5, 0.75)]
-    scores.partition(places)  # in place: a copy would double the memory
-    first, middle, third = (float(scores[place]) for place in places)
-    return middle + 1.5 * (third - first)
+def _sampled(scores: Callable[[int, int], Array], size: int, columns: int, searches: int) -> Array:
+    """Return the scores of some rows from all over the tensor."""
+    wanted = sample_size(size, searches) // _PIECES
+    rows = -(-wanted // columns)
+    starts = range(0, size // columns, max(1, size // columns // _PIECES)) if wanted else ()
+    runs = [scores(s * columns, min(rows * columns, size - s * columns)) for s in starts]
+    return np.concatenate([np.zeros(0), *runs])
 
 
 PLUGIN = ArceeFusion()

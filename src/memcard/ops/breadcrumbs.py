@@ -12,12 +12,10 @@ Source: Davari, Belilovsky 2023, "Model Breadcrumbs", arXiv:2312.06795.
 
 from __future__ import annotations
 
-from typing import cast
-
 from memcard.maths.deltas import magnitudes, zero_unless
 from memcard.maths.floats import Double
 from memcard.maths.select import Cut, before, keys_of
-from memcard.ops._deltas import WEIGHTS, DeltaMethod, Piece, Whole, density, normalize
+from memcard.ops._deltas import WEIGHTS, DeltaMethod, Piece, Whole, density, each, normalize
 from memcard.ops._sparse import blend, kept, largest, zero_sum
 from memcard.recipes.nodes import Params
 from memcard.recipes.op import Param
@@ -25,10 +23,13 @@ from memcard.recipes.op import Param
 
 def band(whole: Whole) -> list[tuple[Cut, ...]]:
     """Return for each fine-tune the cut behind the outliers and the one before the noise."""
-    share, gamma = (cast("float", whole.params[k]) for k in ("density", "gamma"))
-    count = kept(share, whole.count)
-    outliers = min(int(gamma * whole.count), whole.count - count)
-    return largest(whole, [outliers, outliers + count])
+    shares, gammas = (each(k, whole.inputs, whole.params) for k in ("density", "gamma"))
+    ranks = []
+    for share, gamma in zip(shares, gammas, strict=True):
+        count = kept(share, whole.count)
+        outliers = min(int(gamma * whole.count), whole.count - count)
+        ranks.append((outliers, outliers + count))
+    return largest(whole, ranks)
 
 
 def breadcrumbs(piece: Piece) -> Double:
@@ -51,7 +52,7 @@ PLUGIN = DeltaMethod(
     own={
         "weights": WEIGHTS,
         "density": density(0.9),
-        "gamma": Param("float", 0.01, "share of the largest changes to drop", 0.0, 1.0),
+        "gamma": Param("each", 0.01, "share of the largest changes to drop; as density", 0.0, 1.0),
         "elect": Param("bool", False, "add only the changes that have the sign of the sum"),
         "normalize": normalize(default=False),
     },

@@ -22,7 +22,8 @@ import numpy as np
 from memcard.core.tensors import Specs
 from memcard.maths.floats import BLOCK, Array, encode, stored
 from memcard.maths.sphere import column_dots, rows
-from memcard.ops._tensorwise import DTYPE, TensorWise, number, target, views
+from memcard.ops._pairs import DTYPE
+from memcard.ops._tensorwise import TensorWise, number, target, views
 from memcard.recipes.nodes import Params, Step
 from memcard.recipes.op import Param, Reader
 
@@ -42,6 +43,7 @@ class CosineAdd(TensorWise):
         "dtype": DTYPE,
     }
     arity = (2, 2)
+    surveyed: ClassVar[tuple[str, ...]] = ("mode",)
 
     def step(self, name: str, inputs: Sequence[Specs], params: Params) -> Step:
         """Ask for whole rows, after a look at the whole model."""
@@ -56,17 +58,17 @@ class CosineAdd(TensorWise):
     def survey(
         self, steps: Sequence[Step], reader: Callable[[Step], Reader], params: Params
     ) -> Mapping[str, Array]:
-        """Return A's share in each column of each tensor."""
+        """Return A's share in each column of each tensor, before ``alpha`` is taken off."""
         similar, counted = {}, []
         for step in steps:
             dots = column_dots(views(step, reader(step)), step.spec.elements, step.block)
             cosines, similar[step.name] = similarities(dots, by_column=params["mode"] == "A")
             counted.append(cosines if params["mode"] == "A" else similar[step.name])
         low, high = _limits(np.concatenate(counted)) if counted else (0.0, 0.0)
-        width, alpha = high - low, number(params, "alpha")
+        width = high - low
         if width <= 0:  # all alike: nothing to go by but alpha
-            return {name: np.full_like(s, 1.0 - alpha) for name, s in similar.items()}
-        return {n: np.clip((s - low) / width - alpha, 0.0, 1.0) for n, s in similar.items()}
+            return {name: np.ones_like(s) for name, s in similar.items()}
+        return {name: (s - low) / width for name, s in similar.items()}
 
     def apply(
         self, step: Step, parts: Sequence[memoryview], params: Params, out: memoryview, start: int
@@ -76,9 +78,10 @@ class CosineAdd(TensorWise):
         into, bad = target(step, out), 0
         piece = max(1, BLOCK // step.block) * step.block
         with np.errstate(all="ignore"):
+            share = np.clip(step.stats - number(params, "alpha"), 0.0, 1.0)
             for at in range(0, into.size, piece):
                 a, b, _ = rows([array[at : at + piece] for array in arrays], step.block)
-                made = step.stats * a + (1.0 - step.stats) * b
+                made = share * a + (1.0 - share) * b
                 bad += encode(made.reshape(-1), into[at : at + piece])
         return bad
 

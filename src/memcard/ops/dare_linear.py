@@ -13,8 +13,8 @@ density as the paper does; mergekit's matches the L1 norm instead.
 from __future__ import annotations
 
 from memcard.maths.floats import Double
-from memcard.ops._deltas import SEED, WEIGHTS, DeltaMethod, Piece, density, normalize, rescale
-from memcard.ops._sparse import blend, drop, zero_sum
+from memcard.ops._deltas import DeltaMethod, Piece
+from memcard.ops._sparse import DARE, blend, drop, zero_sum
 
 
 def dare_linear(piece: Piece) -> Double:
@@ -26,13 +26,7 @@ def dare_linear(piece: Piece) -> Double:
 PLUGIN = DeltaMethod(
     title="DARE, linear",
     source="arXiv:2311.03099",
-    own={
-        "weights": WEIGHTS,
-        "density": density(0.5, "probability of keeping a value"),
-        "rescale": rescale(default=True),
-        "normalize": normalize(default=False),
-        "seed": SEED,
-    },
+    own=DARE,
     mix=dare_linear,
     check=zero_sum,
 )

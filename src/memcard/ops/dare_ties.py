@@ -13,8 +13,8 @@ Sources: Yu et al. 2023, arXiv:2311.03099; Yadav et al. 2023, arXiv:2306.01708.
 from __future__ import annotations
 
 from memcard.maths.floats import Double
-from memcard.ops._deltas import SEED, WEIGHTS, DeltaMethod, Piece, density, normalize, rescale
-from memcard.ops._sparse import blend, drop
+from memcard.ops._deltas import DeltaMethod, Piece
+from memcard.ops._sparse import DARE, blend, drop
 
 
 def dare_ties(piece: Piece) -> Double:
@@ -26,12 +26,6 @@ def dare_ties(piece: Piece) -> Double:
 PLUGIN = DeltaMethod(
     title="DARE, TIES",
     source="arXiv:2311.03099, arXiv:2306.01708",
-    own={
-        "weights": WEIGHTS,
-        "density": density(0.5, "probability of keeping a value"),
-        "rescale": rescale(default=True),
-        "normalize": normalize(default=False),
-        "seed": SEED,
-    },
+    own=DARE,
     mix=dare_ties,
 )

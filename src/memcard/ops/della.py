@@ -22,7 +22,17 @@ from memcard.maths.deltas import magnitudes, zero_unless
 from memcard.maths.floats import Array, Double
 from memcard.maths.random import key, uniform
 from memcard.maths.select import keys_of
-from memcard.ops._deltas import SEED, WEIGHTS, DeltaMethod, Piece, density, normalize, rescale
+from memcard.ops._deltas import (
+    SEED,
+    WEIGHTS,
+    DeltaMethod,
+    Piece,
+    density,
+    each,
+    normalize,
+    rescale,
+    together,
+)
 from memcard.ops._sparse import blend, zero_sum
 from memcard.recipes.nodes import Params
 from memcard.recipes.op import Param
@@ -43,11 +53,13 @@ def probabilities(rows: Array, share: float, epsilon: float) -> Double:
 
 def della(piece: Piece) -> Double:
     """Return the mean of those kept changes that agree."""
-    share, epsilon = (cast("float", piece.params[k]) for k in ("density", "epsilon"))
+    shares, epsilons = (each(k, piece.inputs, piece.params) for k in ("density", "epsilon"))
     seed, columns = cast("int", piece.params["seed"]), piece.inputs.columns
-    for delta, stream in zip(piece.deltas, piece.inputs.streams, strict=True):
+    for delta, stream, share, epsilon in zip(
+        piece.deltas, piece.inputs.streams, shares, epsilons, strict=True
+    ):
         if share >= 1:
-            break
+            continue
         keep = probabilities(delta.reshape(-1, columns), share, epsilon).reshape(-1)
         draw = uniform(key(seed, piece.step.name, stream), piece.start, delta.size)
         zero_unless(draw < keep, delta)
@@ -57,12 +69,14 @@ def della(piece: Piece) -> Double:
 
 
 def _check(params: Params) -> str:
-    share, epsilon = (cast("float", params[k]) for k in ("density", "epsilon"))
-    if share < 1 and not 0 <= share - epsilon <= share + epsilon <= 1:
-        return (
-            f"epsilon: with density {share:g} and epsilon {epsilon:g} the probabilities reach from "
-            f"{share - epsilon:g} to {share + epsilon:g}. Choose epsilon so that they lie in 0..1."
-        )
+    faults = [
+        f"epsilon: with density {share:g} and epsilon {epsilon:g} the probabilities reach from "
+        f"{share - epsilon:g} to {share + epsilon:g}. Choose epsilon so that they lie in 0..1."
+        for share, epsilon in together(params, "density", "epsilon")
+        if share < 1 and not 0 <= share - epsilon <= share + epsilon <= 1
+    ]
+    if faults:
+        return " ".join(faults)
     return "" if params["elect"] else zero_sum(params)
 
 
@@ -72,7 +86,7 @@ PLUGIN = DeltaMethod(
     own={
         "weights": WEIGHTS,
         "density": density(0.5, "mean probability of keeping a value"),
-        "epsilon": Param("float", 0.15, "how far the probabilities differ from it", 0.0, 0.5),
+        "epsilon": Param("each", 0.15, "how far the probabilities differ from it", 0.0, 0.5),
         "rescale": rescale(default=True),
         "elect": Param("bool", True, "add only the changes that have the sign of the sum"),
         "normalize": normalize(default=True),

@@ -14,7 +14,8 @@ from typing import ClassVar, cast
 from memcard.errors import UsageError
 from memcard.maths.emulate import CHANGES, STYLES, emulate
 from memcard.maths.floats import stored
-from memcard.ops._tensorwise import DTYPE, TensorWise, target
+from memcard.ops._pairs import DTYPE
+from memcard.ops._tensorwise import TensorWise, target
 from memcard.recipes.nodes import Params, Step
 from memcard.recipes.op import Param
 

@@ -16,8 +16,9 @@ from typing import ClassVar
 import numpy as np
 
 from memcard.maths.floats import Double
+from memcard.ops._pairs import DTYPE
 from memcard.ops._statistics import WithStatistics, split
-from memcard.ops._tensorwise import DTYPE, by_pieces, number, per_input, target
+from memcard.ops._tensorwise import by_pieces, number, per_input, target
 from memcard.recipes.nodes import Params, Step
 from memcard.recipes.op import Param
 

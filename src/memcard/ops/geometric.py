@@ -16,7 +16,8 @@ from typing import ClassVar
 import numpy as np
 
 from memcard.maths.floats import Double
-from memcard.ops._tensorwise import DTYPE, ElementWise, number
+from memcard.ops._pairs import DTYPE
+from memcard.ops._tensorwise import ElementWise, number
 from memcard.recipes.nodes import Params
 from memcard.recipes.op import Param
 

@@ -15,8 +15,9 @@ from typing import ClassVar
 from memcard.errors import UsageError
 from memcard.maths.floats import Double
 from memcard.maths.sphere import multislerp_weights
+from memcard.ops._pairs import DTYPE
 from memcard.ops._sphere import TASK_VECTORS, Spherical, models
-from memcard.ops._tensorwise import DTYPE, per_input
+from memcard.ops._tensorwise import per_input
 from memcard.recipes.nodes import Params
 from memcard.recipes.op import Param
 

@@ -21,8 +21,9 @@ from memcard.core.tensors import Specs
 from memcard.errors import UsageError
 from memcard.maths.floats import BLOCK, Array, Double, encode, stored
 from memcard.maths.sphere import STRAIGHT, column_dots, nuslerp_weights, rows
+from memcard.ops._pairs import DTYPE
 from memcard.ops._sphere import TASK_VECTORS, Spherical, models
-from memcard.ops._tensorwise import DTYPE, target, views
+from memcard.ops._tensorwise import target, views
 from memcard.recipes.nodes import Params, Step
 from memcard.recipes.op import Param, Reader
 

@@ -18,7 +18,8 @@ import numpy as np
 
 from memcard.core.tensors import Specs
 from memcard.maths.floats import BLOCK, Array, Double, decode, scratch, stored
-from memcard.ops._tensorwise import DTYPE, TensorWise, by_pieces, number, target, views
+from memcard.ops._pairs import DTYPE
+from memcard.ops._tensorwise import TensorWise, by_pieces, number, target, views
 from memcard.recipes.nodes import Params, Step
 from memcard.recipes.op import Param, Reader
 

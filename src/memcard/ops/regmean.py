@@ -19,8 +19,9 @@ import numpy as np
 
 from memcard.errors import MismatchError
 from memcard.maths.floats import Array, Double, combine
+from memcard.ops._pairs import DTYPE
 from memcard.ops._statistics import WithStatistics, split
-from memcard.ops._tensorwise import DTYPE, emit, number, target
+from memcard.ops._tensorwise import emit, number, target
 from memcard.recipes.nodes import Params, Step
 from memcard.recipes.op import Param
 
@@ -40,6 +41,19 @@ class RegMean(WithStatistics):
     def shape(self, weight: tuple[int, ...]) -> tuple[int, ...]:
         """Return [in, in]."""
         return (prod(weight[1:]),) * 2
+
+    def temporary(self, step: Step) -> int:
+        """Return what solving for a tensor needs beside its inputs and its result, in bytes.
+
+        In float64: the weights of each model, their products and the solution; the Gram matrices,
+        their sum and its factors.
+        """
+        models, statistics = step.detail
+        if not statistics:
+            return 0
+        columns = prod(step.spec.shape[1:])
+        weights, grams = step.spec.elements * (len(models) + 3), columns**2 * (len(models) + 3)
+        return 8 * (weights + grams)
 
     def apply(
         self, step: Step, parts: Sequence[memoryview], params: Params, out: memoryview, start: int

@@ -20,15 +20,16 @@ import numpy as np
 
 from memcard.maths.floats import Array, combine, stored
 from memcard.maths.procrustes import rotated
-from memcard.ops._tensorwise import DTYPE, TensorWise, emit, number, target, widen
+from memcard.ops._pairs import DTYPE
+from memcard.ops._tensorwise import WholePair, emit, number, target, widen
 from memcard.recipes.nodes import Params, Step
 from memcard.recipes.op import Param
 
 _CONVOLUTION = 4  # dimensions
 
 
-class Rotate(TensorWise):
-    """Inputs: A, B. Takes about 50 bytes of memory per value of the largest tensor."""
+class Rotate(WholePair):
+    """Inputs: A, B. Takes about 70 bytes of memory per value of the largest tensor."""
 
     title = "Rotate (Procrustes)"
     source = "Schönemann 1966; sd-mecha 1.1.8, rotate"
@@ -37,8 +38,7 @@ class Rotate(TensorWise):
         "centralization": Param("float", 1.0, "how much of the rows' mean to take off first", 0, 1),
         "dtype": DTYPE,
     }
-    arity = (2, 2)
-    whole: ClassVar[bool] = True
+    per_value: ClassVar[int] = 70
 
     def apply(
         self, step: Step, parts: Sequence[memoryview], params: Params, out: memoryview, start: int

@@ -16,8 +16,9 @@ from typing import ClassVar
 
 from memcard.maths.floats import Double
 from memcard.maths.sphere import slerp_weights
+from memcard.ops._pairs import DTYPE
 from memcard.ops._sphere import Spherical
-from memcard.ops._tensorwise import DTYPE, number
+from memcard.ops._tensorwise import number
 from memcard.recipes.nodes import Params
 from memcard.recipes.op import Param
 

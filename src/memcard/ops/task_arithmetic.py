@@ -10,7 +10,7 @@ Source: Ilharco et al. 2022, "Editing models with task arithmetic", arXiv:2212.0
 from __future__ import annotations
 
 from memcard.maths.floats import Double
-from memcard.ops._deltas import WEIGHTS, DeltaMethod, Piece, normalize
+from memcard.ops._deltas import WEIGHTS, DeltaMethod, Piece, Simple, normalize
 from memcard.ops._sparse import blend, zero_sum
 
 
@@ -25,4 +25,5 @@ PLUGIN = DeltaMethod(
     own={"weights": WEIGHTS, "normalize": normalize(default=False)},
     mix=task_arithmetic,
     check=zero_sum,
+    simple=Simple(agreeing=False, trims=False),
 )

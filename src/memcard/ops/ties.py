@@ -13,18 +13,25 @@ mergekit and PEFT.
 
 from __future__ import annotations
 
-from typing import cast
-
 from memcard.maths.floats import Double
 from memcard.maths.select import Cut
-from memcard.ops._deltas import WEIGHTS, DeltaMethod, Piece, Whole, density, normalize
+from memcard.ops._deltas import (
+    WEIGHTS,
+    DeltaMethod,
+    Piece,
+    Simple,
+    Whole,
+    density,
+    each,
+    normalize,
+)
 from memcard.ops._sparse import blend, kept, largest, trim
 
 
 def thresholds(whole: Whole) -> list[Cut]:
     """Return the cut of each fine-tune."""
-    share = cast("float", whole.params["density"])
-    return [cut for (cut,) in largest(whole, [kept(share, whole.count)])]
+    shares = each("density", whole.inputs, whole.params)
+    return [cut for (cut,) in largest(whole, [[kept(s, whole.count)] for s in shares])]
 
 
 def ties(piece: Piece) -> Double:
@@ -39,4 +46,5 @@ PLUGIN = DeltaMethod(
     own={"weights": WEIGHTS, "density": density(0.2), "normalize": normalize(default=True)},
     mix=ties,
     measure_whole=thresholds,
+    simple=Simple(agreeing=True, trims=True),
 )

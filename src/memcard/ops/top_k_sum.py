@@ -15,13 +15,14 @@ from typing import Any, ClassVar
 import numpy as np
 
 from memcard.maths.floats import Array
-from memcard.ops._tensorwise import DTYPE, TensorWise, emit, number, widen
+from memcard.ops._pairs import DTYPE
+from memcard.ops._tensorwise import WholePair, emit, number, widen
 from memcard.recipes.nodes import Params, Step
 from memcard.recipes.op import Param
 
 
-class TopKSum(TensorWise):
-    """Inputs: A, B. Takes about 25 bytes of memory per value of the largest tensor."""
+class TopKSum(WholePair):
+    """Inputs: A, B. Takes about 40 bytes of memory per value of the largest tensor."""
 
     title = "Top-k tensor sum"
     source = "sd-mecha 1.1.8, top_k_tensor_sum"
@@ -30,8 +31,7 @@ class TopKSum(TensorWise):
         "offset": Param("float", 0.0, "where the region starts; 0: at the smallest", 0, 1),
         "dtype": DTYPE,
     }
-    arity = (2, 2)
-    whole: ClassVar[bool] = True
+    per_value: ClassVar[int] = 40
 
     def apply(
         self, step: Step, parts: Sequence[memoryview], params: Params, out: memoryview, start: int

@@ -12,10 +12,18 @@ from typing import ClassVar, cast
 
 import numpy as np
 
-from memcard.core.tensors import DTYPES, Spec, Specs
+from memcard.core.tensors import Spec, Specs
 from memcard.errors import UsageError
 from memcard.maths.floats import STORED, combine, stored
-from memcard.ops._pairs import is_weight, narrow_faults, pair_faults, refuse, widest
+from memcard.ops._pairs import (
+    DTYPE,
+    UNLIKE,
+    is_weight,
+    narrow_faults,
+    pair_faults,
+    refuse,
+    result_dtype,
+)
 from memcard.recipes.nodes import Params, Step
 from memcard.recipes.op import Param
 
@@ -30,12 +38,7 @@ class WeightedAverage:
     params: ClassVar[Mapping[str, Param]] = {
         "weights": Param("floats", (), "one number per input; none: equal shares"),
         "normalize": Param("bool", True, "divide the weights by their sum"),
-        "dtype": Param(
-            "str",
-            "widest",
-            "dtype of the result; widest: the narrowest that holds all inputs",
-            choices=("widest", *STORED),
-        ),
+        "dtype": DTYPE,
     }
     arity = (1, None)
 
@@ -46,9 +49,7 @@ class WeightedAverage:
         refuse(
             "these checkpoints do not fit together",
             faults,
-            "Merge only checkpoints of one architecture with the same parts; a file without its "
-            "VAE or text encoder, or with EMA weights beside the raw ones, must be made alike "
-            "first (pick_ema drops the extra weights).",
+            UNLIKE,
         )
         steps = [self._step(name, inputs, weights, params) for name in inputs[0]]
         known = [(s.name, [specs[s.name] for specs in inputs]) for s in steps if not s.copy]
@@ -62,8 +63,7 @@ class WeightedAverage:
         specs = [other[name] for other in inputs]
         if not is_weight(name, specs):
             return Step(name, specs[0], ((0, name),), copy=True, note=_KEPT)
-        asked = str(params["dtype"])
-        dtype = widest(specs) if asked == "widest" else DTYPES[asked]
+        dtype = result_dtype(specs, params)
         # A weight of zero must not turn the other input's infinity into NaN, so it is left out.
         used = tuple((i, w) for i, w in enumerate(weights) if w != 0)
         needs = tuple((i, name) for i, _ in used)

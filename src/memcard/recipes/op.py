@@ -11,7 +11,8 @@ from memcard.core.tensors import Specs
 from memcard.errors import UsageError
 from memcard.recipes.nodes import Params, Step, Value
 
-Kind: TypeAlias = Literal["float", "int", "bool", "str", "floats", "json"]
+# "each": one number, or a list with one number for each fine-tune
+Kind: TypeAlias = Literal["float", "int", "bool", "str", "floats", "each", "json"]
 # (first element, how many) -> the chunks of ``Step.needs``; good until the next call.
 Reader: TypeAlias = Callable[[int, int], Sequence[memoryview]]
 
@@ -93,7 +94,13 @@ class Measuring(Op, Protocol):
 
 @runtime_checkable
 class Surveying(Op, Protocol):
-    """An operation that must know something of all tensors before it can compute one."""
+    """An operation that must know something of all tensors before it can compute one.
+
+    Attributes:
+        surveyed: the parameters that ``survey`` looks at; it says the same whatever the others are.
+    """
+
+    surveyed: tuple[str, ...]
 
     def survey(
         self, steps: Sequence[Step], reader: Callable[[Step], Reader], params: Params
@@ -113,6 +120,9 @@ class Surveying(Op, Protocol):
         ...
 
 
+_NUMBERS = ("float", "each")
+
+
 def complete(name: str, op: Op, params: Mapping[str, Value]) -> Params:
     """Return ``params`` with every default filled in, so that a recipe outlives a changed default.
 
@@ -123,9 +133,9 @@ def complete(name: str, op: Op, params: Mapping[str, Value]) -> Params:
     values: dict[str, Value] = {}
     for key, param in op.params.items():
         value = params.get(key, param.default)
-        if isinstance(value, int) and not isinstance(value, bool) and param.kind == "float":
+        if isinstance(value, int) and not isinstance(value, bool) and param.kind in _NUMBERS:
             value = float(value)  # 1 and 1.0 are one value, so they are one recipe
-        if isinstance(value, tuple) and param.kind == "floats":
+        if isinstance(value, tuple) and param.kind in ("floats", "each"):
             value = tuple(float(v) if type(v) is int else v for v in value)
         values[key] = value
         if value != param.default and not _fits(value, param):
@@ -161,6 +171,9 @@ def _fits(value: Value, param: Param) -> bool:
         return isinstance(value, tuple) and all(
             v is None or (isinstance(v, float) and _within(v, param)) for v in value
         )
+    if param.kind == "each":
+        each = value if isinstance(value, tuple) and value else (value,)
+        return all(isinstance(v, float) and _within(v, param) for v in each)
     if param.kind == "bool":
         return isinstance(value, bool)
     if param.kind == "str":
@@ -174,12 +187,19 @@ def _within(value: float, param: Param) -> bool:
     return (low is None or value >= low) and (high is None or value <= high)
 
 
+_KINDS = {
+    "floats": "a list of numbers",
+    "each": "a number, or one for each fine-tune,",
+    "float": "a number",
+    "int": "a whole number",
+    "bool": "true or false",
+}
+
+
 def _range(param: Param) -> str:
     if param.choices:
         return "one of " + ", ".join(param.choices)
-    kind = {"floats": "a list of numbers", "float": "a number", "int": "a whole number"}.get(
-        param.kind, {"bool": "true or false"}.get(param.kind, "a text")
-    )
+    kind = _KINDS.get(param.kind, "a text")
     low, high = param.low, param.high
     if low is None and high is None:
         return kind

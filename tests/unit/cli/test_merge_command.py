@@ -7,6 +7,7 @@ import pytest
 
 from fixtures import small
 from memcard.cli.main import main
+from memcard.cli.merge import parameters
 
 
 @pytest.mark.parametrize("words", [["ties", "--help"], ["--help", "ties"], ["ties", "a", "-h"]])
@@ -66,6 +67,47 @@ def test_nan_is_refused_with_the_exit_code_of_a_mismatch(tmp_path, capsys):
     assert main(words) == 7
     assert "--nonfinite allow" in capsys.readouterr().err
     assert main([*words, "--nonfinite", "allow"]) == 0
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("0.2,0.5", [0.2, 0.5]),
+        ("1e-3, -2", [0.001, -2]),
+        ("[0.2, 0.5]", [0.2, 0.5]),
+        ("0.3", 0.3),
+        ("true", True),
+        ("a,b", "a,b"),
+        ("1,,2", "1,,2"),
+        ("e,e", "e,e"),
+    ],
+)
+def test_numbers_with_commas_are_a_list(text, value):
+    assert parameters((f"key={text}",)) == {"key": value}
+
+
+def test_each_fine_tune_has_its_own_density(tmp_path, capsys):
+    rng = np.random.default_rng(0)
+    paths = [
+        str(small.save(tmp_path / f"{i}.safetensors", {"w": rng.standard_normal(40).astype("f2")}))
+        for i in range(3)
+    ]
+    words = [*paths[1:], "--base", paths[0], "--out", str(tmp_path / "o.safetensors"), "--json"]
+
+    assert main(["merge", "ties", *words, "--set", "density=0.2,0.5"]) == 0
+    made = json.loads(capsys.readouterr().out)
+    assert made["recipe"]["node"]["params"]["density"] == [0.2, 0.5]
+
+    assert main(["merge", "ties", *words, "--force", "--set", "density=0.2,0.5,0.1"]) == 2
+    assert "density: 3 given for 2 fine-tunes" in capsys.readouterr().err
+
+
+def test_a_dry_run_does_not_guess_the_time_of_what_it_cannot_try(tmp_path, capsys):
+    words = ["starter", "starter/stencil", "--out", str(tmp_path / "o.safetensors"), "--dry-run"]
+
+    assert main(["merge", "cosine_add", *words]) == 0
+
+    assert "time" not in capsys.readouterr().out
 
 
 def test_set_cannot_go_behind_an_option(capsys):

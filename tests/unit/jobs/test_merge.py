@@ -212,4 +212,4 @@ def test_memory_does_not_grow_with_the_files(tmp_path):
 
     for name in "abc":
         (tmp_path / f"{name}.safetensors").unlink()
-    assert int(done.stdout) < 150 * 1024
+    assert int(done.stdout) < 175 * 1024

@@ -236,6 +236,67 @@ def test_the_strength_of_a_change_differs_by_block(tmp_path, method):
             assert np.array_equal(out[name], old[name])
 
 
+def test_a_method_that_looks_at_the_whole_model_keeps_parts_and_differs_by_block(pair, tmp_path):
+    a, b = model(0), model(1)
+    third = small.save(tmp_path / "vae.safetensors", model(7))
+    made = merge(
+        *("cosine_add", pair),
+        keep_vae_of=third,
+        blocks="*=0,OUT*=0.5,IN*=1",
+        out=tmp_path / "out.safetensors",
+    )
+    plain = merge("cosine_add", pair, only="unet", out=tmp_path / "plain.safetensors")
+    again = bake(tmp_path / "out.safetensors", out=tmp_path / "again.safetensors")
+
+    out, unet = small.load(made.out), small.load(plain.out)
+    labels = block_labels(NAMES)
+    for name in NAMES:
+        if part(name) == "first_stage_model":
+            assert out[name].tobytes() == model(7)[name].tobytes()
+            assert unet[name].tobytes() == a[name].tobytes()
+        elif labels[name].startswith("IN"):  # alpha 1: nothing is so like that A stays
+            assert np.array_equal(out[name], b[name])
+        elif part(name) != "model":
+            assert unet[name].tobytes() == a[name].tobytes()
+    # where they are most alike A stays, elsewhere it does not
+    assert sum(not np.array_equal(unet[n], a[n]) for n in NAMES if part(n) == "model") > 50
+    assert json.loads(made.recipe)["node"]["op"] == "by_block_survey"
+    assert again.out.read_bytes() == made.out.read_bytes()
+
+
+@pytest.mark.parametrize("wish", [{"only": "unet"}, {"keep_vae_of": 1}, {"missing": "keep-first"}])
+def test_parts_are_kept_whatever_the_statistics_lack(pair, tmp_path, wish):
+    unet = [n for n in NAMES if part(n) == "model"]
+    sure = [
+        small.save(tmp_path / f"f{i}.safetensors", {n: v**2 for n, v in model(i, unet[:9]).items()})
+        for i in (0, 1)
+    ]
+    wish = {k: pair[1] if v == 1 else v for k, v in wish.items()}
+    plain = merge("fisher", [*pair, *sure], out=tmp_path / "plain.safetensors")
+
+    made = merge("fisher", [*pair, *sure], **wish, out=tmp_path / "out.safetensors")
+
+    out, whole, a, b = (bits(p) for p in (made.out, plain.out, *pair))
+    for name in NAMES:
+        vae = part(name) == "first_stage_model"
+        if "only" in wish and part(name) != "model":
+            assert out[name] == a[name]
+        elif "keep_vae_of" in wish and vae:
+            assert out[name] == b[name]
+        else:
+            assert out[name] == whole[name]
+
+
+def test_fisher_weights_differ_by_block(pair, tmp_path):
+    sure = [small.save(tmp_path / f"f{i}.safetensors", model(i)) for i in (0, 1)]
+
+    made = merge("fisher", [*pair, *sure], blocks="*=1,IN*=0", out=tmp_path / "out.safetensors")
+
+    out, a, b, labels = bits(made.out), bits(pair[0]), bits(pair[1]), block_labels(NAMES)
+    for name, label in labels.items():
+        assert out[name] == (a if label.startswith("IN") else b)[name]
+
+
 @pytest.mark.parametrize(
     ("change", "text"),
     [
@@ -246,12 +307,14 @@ def test_the_strength_of_a_change_differs_by_block(tmp_path, method):
         ({"nonfinite": "hide"}, "takes refuse or allow"),
         ({"blocks": "GRAD_V", "inputs": 3}, "share of the second of two"),
         ({"method": "clamp", "inputs": 3, "blocks": "*=1"}, "no weight that could differ"),
+        ({"method": "regmean", "inputs": 4, "blocks": "*=1"}, "regmean has no weight that could"),
+        ({"method": "fisher", "inputs": 6, "blocks": "*=1"}, "of two checkpoints; 3 given"),
         ({"method": "slerp", "weights": [1, 2]}, "takes no weights"),
         ({"dtype": "int4"}, "dtype is 'INT4'"),
     ],
 )
 def test_wishes_that_cannot_be_met_are_refused(pair, tmp_path, change, text):
-    inputs = [*pair, pair[0]][: change.pop("inputs", 2)]
+    inputs = (pair * 3)[: change.pop("inputs", 2)]
     method = change.pop("method", "weighted_average")
 
     with pytest.raises(UsageError) as caught:

@@ -16,6 +16,8 @@ from memcard.maths.adapters import (
     rotated,
     rotations,
     scaled,
+    triangle,
+    turned_inputs,
 )
 from memcard.maths.low_rank import LowRank, Window, add_low_rank, dense
 
@@ -174,3 +176,32 @@ def test_a_row_of_zeros_stays_one_under_dora():
     weight = np.zeros((2, 3, 1))
 
     assert np.array_equal(decomposed(weight, weight, np.ones(2), 1.0, on_input=False), weight)
+
+
+@given(st.integers(min_value=2, max_value=3000))
+def test_the_side_of_a_triangle_is_found_and_nothing_between(size):
+    count = size * (size - 1) // 2
+
+    assert triangle(count) == size
+    assert triangle(count + 1) == 0
+    assert triangle(0) == 0
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_turned_inputs_keep_the_length_of_each_row(shared):
+    weight, above = normal(6, 4, 3), 0.1 * normal(1 if shared else 3, 6)
+
+    made = turned_inputs(weight, above, 0, 1.0)
+
+    assert np.allclose(np.linalg.norm(made, axis=(1, 2)), np.linalg.norm(weight, axis=(1, 2)))
+    assert not np.allclose(made, weight, atol=1e-3)
+    assert np.array_equal(turned_inputs(weight, above, 0, 0.0), weight)
+
+
+def test_a_long_series_turns_as_far_as_the_rotation_the_other_way():
+    weight, above = normal(6, 12), 0.05 * normal(3, 6)
+
+    exact = turned_inputs(weight[:, :, None], above, 0, 1.0)
+    series = turned_inputs(weight[:, :, None], -above, 40, 1.0)
+
+    assert np.allclose(series, exact, atol=1e-9)

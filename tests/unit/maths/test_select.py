@@ -105,3 +105,36 @@ def test_a_good_sample_makes_it_one_pass(monkeypatch):
 
     assert len(passes) == 1
     assert np.count_nonzero(before(keys, 0, cut)) == 40_000
+
+
+SIGNED = {
+    "both signs": RNG.standard_normal(4001),
+    "many ties": np.round(RNG.standard_normal(4001)),
+    "mostly zero": np.r_[np.zeros(3000), -1e-17, 5.0, RNG.standard_normal(900)],
+    "wild": np.r_[np.nan, -np.nan, np.inf, -np.inf, -0.0, 0.0, RNG.standard_normal(200)],
+    "one": np.array([-2.5]),
+}
+
+
+@pytest.mark.parametrize("kept", [1 << 20, 40], ids=["roomy", "tight"])
+@pytest.mark.parametrize("name", SIGNED)
+def test_values_at_places_are_those_of_a_sorted_copy(monkeypatch, name, kept):
+    monkeypatch.setattr(select, "KEPT", kept)
+    monkeypatch.setattr(select, "SMALL", 100)
+    values = SIGNED[name]
+    places = [int(q * (len(values) - 1)) for q in (0, 0.25, 0.5, 0.75, 1)]
+
+    def scan():
+        for start in range(0, len(values), 300):
+            yield values[start : start + 300].copy()
+
+    found = select.ascending(scan, places, len(values), values[::16].copy())
+
+    assert np.array_equal(found, np.sort(values)[places], equal_nan=True)
+
+
+def test_searches_share_the_room_and_the_sample_is_bounded():
+    assert [select.share_of_room(n) for n in (0, 1, 4)] == [1 << 20, 1 << 20, 1 << 18]
+    assert select.sample_size(1 << 16, 1) == 0
+    assert select.sample_size(1 << 20, 2) == 1 << 15
+    assert select.sample_size(1 << 33, 2) == select.share_of_room(2)

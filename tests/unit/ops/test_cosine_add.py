@@ -8,9 +8,15 @@ from torch.nn.functional import cosine_similarity, normalize
 from fixtures import small
 from fixtures.methods import run, vectors
 from memcard.errors import UsageError
+from memcard.ops import OPS
 from memcard.ops.cosine_add import similarities
 
 SHAPES = {"big": (40, 300), "conv": (8, 5, 3, 3), "bias": (30,), "scale": ()}
+
+
+def folder(parent, name):
+    (parent / name).mkdir()
+    return parent / name
 
 
 def models(seed=0):
@@ -88,11 +94,50 @@ def test_empty_columns_count_as_unlike_and_nan_shows_where_it_is(tmp_path):
     assert np.isfinite(small.array_of(result, "bias")).all()
 
 
-def test_goes_over_the_whole_model_or_not_at_all(tmp_path):
+def test_by_block_looks_at_all_that_is_merged_and_at_nothing_else(tmp_path):
     a, b = models()
+    third = {"bias": a["bias"] + 1}
+    kept = [{"names": ["bias"], "keep": 2}]
 
-    with pytest.raises(UsageError, match="cosine_add looks at the whole model at once"):
-        run(tmp_path, "by_block", a, b, method="cosine_add")
+    made = run(tmp_path, "by_block_survey", a, b, third, rules=kept, merged=2)
+
+    rest = [{n: v for n, v in m.items() if n != "bias"} for m in (a, b)]
+    alone = run(folder(tmp_path, "rest"), "cosine_add", *rest)
+    assert np.array_equal(small.array_of(made, "bias"), third["bias"])
+    for name in rest[0]:
+        assert made.read(name) == alone.read(name)
+
+
+def test_by_block_each_alpha_has_the_similarities_of_the_whole_model(tmp_path, monkeypatch):
+    a, b = models()
+    surveys = []
+    real = OPS["cosine_add"].survey
+    monkeypatch.setattr(
+        type(OPS["cosine_add"]), "survey", lambda _, *given: surveys.append(1) or real(*given)
+    )
+
+    rules = [{"names": ["big"], "set": {"alpha": 0.5}}, {"names": ["conv"], "set": {"mode": "B"}}]
+    made = run(tmp_path, "by_block_survey", a, b, rules=rules, settings={"alpha": 0.1})
+
+    for name in SHAPES:
+        found = bytes(made.read(name))
+        alpha, mode = (0.5 if name == "big" else 0.1), ("B" if name == "conv" else "A")
+        alone = run(folder(tmp_path, name), "cosine_add", a, b, alpha=alpha, mode=mode)
+        assert found == bytes(alone.read(name))
+    assert len(surveys) == 2 + len(SHAPES)  # by block: one for each mode
+
+
+@pytest.mark.parametrize(
+    ("op", "method", "text"),
+    [
+        ("by_block", "cosine_add", "looks at the whole model .* is by_block_survey"),
+        ("by_block_survey", "slerp", "needs no survey; the operation for it is by_block"),
+        ("by_block_survey", "by_block", "cannot be by_block itself"),
+    ],
+)
+def test_the_wrong_one_of_the_two_names_the_other(tmp_path, op, method, text):
+    with pytest.raises(UsageError, match=text):
+        run(tmp_path, op, *models(), method=method)
 
 
 @pytest.mark.parametrize("by_column", [False, True])

@@ -256,20 +256,24 @@ class _Reading:
                     raise UnsupportedError(
                         f"recipe: {self.method} takes no {key} here; leave it out."
                     )
-            elif op.params[name].kind == "floats":
-                found[name] = tuple(float(value) for value in values)
-            elif len(set(values)) > 1:
-                raise UnsupportedError(
-                    f"recipe: {self.method} takes one {key} for all models here; given are {values}."
-                )
             else:
-                kind = op.params[name].kind
-                found[name] = float(values[0]) if kind == "float" else values[0]
+                found[name] = self._fitting(key, values, op.params[name].kind)
         if "dtype" not in op.params:
             del found["dtype"]
             if self.dtype != "widest":
                 raise UnsupportedError(f"recipe: {self.method} takes no dtype here; leave it out.")
         return found
+
+    def _fitting(self, key: str, values: tuple[Any, ...], kind: str) -> Any:
+        """Return what a parameter of this kind is, given its value for each model."""
+        alike = len(set(values)) == 1
+        if kind == "floats" or (kind == "each" and not alike):
+            return tuple(float(value) for value in values)
+        if not alike:
+            raise UnsupportedError(
+                f"recipe: {self.method} takes one {key} for all models here; given are {values}."
+            )
+        return float(values[0]) if kind in ("float", "each") else values[0]
 
     def _check(self, wanted: tuple[str, ...]) -> None:
         given = dict.fromkeys(

@@ -139,14 +139,28 @@ def test_what_cannot_be_done_is_refused_by_name(
         read(document, names)
 
 
-def test_one_density_for_all_models_where_the_method_takes_one() -> None:
+def test_each_model_has_its_own_density_gamma_and_epsilon() -> None:
+    def node(method: str, **params: Any) -> Any:
+        models = [
+            {"model": name, "parameters": {"weight": 1, **{k: v[i] for k, v in params.items()}}}
+            for i, name in enumerate("ab")
+        ]
+        document = {"merge_method": method, "base_model": "c", "models": models}
+        return read(document, names).node
+
+    assert node("ties", density=(0.3, 0.6)).params["density"] == (0.3, 0.6)
+    assert node("ties", density=(0.3, 0.3)).params["density"] == 0.3
+    assert node("breadcrumbs", gamma=(0.1, 0.2)).params["gamma"] == (0.1, 0.2)
+    assert node("della", density=(0.5, 0.5), epsilon=(0.1, 0)).params["epsilon"] == (0.1, 0.0)
+
+
+def test_one_value_for_all_models_where_the_method_takes_one() -> None:
     models = [
-        {"model": name, "parameters": {"weight": 1, "density": d}}
-        for name, d in (("a", 0.3), ("b", 0.6))
+        {"model": name, "parameters": {"epsilon": e}} for name, e in (("a", 1e-5), ("b", 0.3))
     ]
 
-    with pytest.raises(UnsupportedError, match=r"one density for all .*0\.3"):
-        read({"merge_method": "ties", "base_model": "c", "models": models}, names)
+    with pytest.raises(UnsupportedError, match=r"ram takes one epsilon for all .*0\.3"):
+        read({"merge_method": "ram", "base_model": "c", "models": models}, names)
 
 
 def test_a_base_without_another_model_is_refused() -> None:

@@ -1,0 +1,67 @@
+"""Everything the library knows of one checkpoint."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from typing import Any
+
+from memcard.store import manifest as manifests
+from memcard.store import refs
+from memcard.store.layout import Layout, check
+from memcard.store.manifest import Manifest
+from memcard.store.whereabouts import Copy, copies_of
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """A name, one of its versions, what that consists of and where it lies."""
+
+    ref: refs.Ref
+    version: refs.Version
+    manifest: Manifest
+    copies: tuple[Copy, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the facts as JSON values."""
+        version, manifest = self.version, self.manifest
+        return {
+            "name": self.ref.name,
+            "digests": dict(manifest.digests),
+            "manifest": version.manifest,
+            "size": manifest.size,
+            "format": manifest.format,
+            "kind": manifest.kind,
+            "architecture": manifest.architecture,
+            "tensors": len(manifest.tensors),
+            "dtypes": dict(Counter(t.spec.dtype.name for t in manifest.tensors.values())),
+            "files": [{"name": f.name, "sha256": f.sha256, "size": f.size} for f in manifest.files],
+            "origin": version.origin,
+            "added": version.at,
+            "places": [
+                {"path": str(c.path), "library": c.owned, "state": c.fitness} for c in self.copies
+            ],
+            "history": [{"sha256": v.sha256, "at": v.at} for v in self.ref.history],
+            "made_by": dict(manifest.made_by),
+            "parents": list(manifest.parents),
+            "metadata": dict(manifest.metadata),
+            "notes": list(manifest.notes),
+        }
+
+
+def show(home: Layout, ref: str) -> Shown:
+    """Look a checkpoint up; reads the library's own records only.
+
+    Args:
+        home: the library.
+        ref: a name, ``name@digits``, or the first digits of a digest.
+
+    Raises:
+        NotFoundError: there is no library, or nothing of this name.
+        MismatchError: several checkpoints fit.
+        IntegrityError: the manifest is damaged.
+    """
+    check(home)
+    found, version = refs.find(home, ref)
+    manifest = manifests.get(home, version.manifest)
+    return Shown(found, version, manifest, copies_of(home, version))

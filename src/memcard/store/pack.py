@@ -1,0 +1,397 @@
+"""Packs: immutable files of compressed objects, each readable by itself, from any byte on.
+
+A pack is found damaged before any wrong byte is handed on: every block carries a digest of its values, the
+file is called by its own. A lost footer is rebuilt from the objects, which say themselves what they are.
+Specified in ``docs/spec/pack.md``.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Final, Self, TypeAlias
+
+from blake3 import blake3
+
+from memcard.codecs import CODECS
+from memcard.core.atomic import disk_errors
+from memcard.core.codec import Codec
+from memcard.errors import (
+    CorruptError,
+    IntegrityError,
+    MemcardError,
+    MismatchError,
+    NotFoundError,
+    UnsupportedError,
+    UsageError,
+)
+from memcard.store import _pack_layout as layout
+from memcard.store._pack_layout import Block, PackedObject
+from memcard.store._pack_writer import BaseRef, PackWriter, estimate
+
+__all__ = [
+    "BaseReader", "BaseRef", "Block", "Pack", "PackWriter", "PackedObject", "estimate", "reader_of",
+]  # fmt: skip
+
+BaseReader: TypeAlias = Callable[[str, int, memoryview], None]
+"""Fills the given memory with the bytes of the object of this key, from this offset on."""
+
+_PIECE: Final = 4 << 20
+_WINDOWS: Final = threading.Lock()  # there a handle has one position
+
+
+class Pack:
+    """A pack that is open for reading; any number of threads may use it.
+
+    Attributes:
+        path: of the file.
+        name: BLAKE3 of the file as its name tells it, 64 hex digits.
+        objects: by key, in the order they were written.
+        faults: what is wrong with the footer, if it had to be rebuilt; else empty.
+    """
+
+    def __init__(self, path: Path, fd: int) -> None:
+        self.path, self.name, self._fd = path, path.stem, fd
+        self.faults: tuple[str, ...] = ()
+        self._own = threading.local()  # memory of each thread, and the block it decoded last
+        self.objects: Mapping[str, PackedObject] = self._open()
+
+    @classmethod
+    def open(cls, path: Path) -> Self:
+        """Open a pack; reads its footer only.
+
+        Raises:
+            CorruptError: it is no pack.
+            UnsupportedError: a newer memcard wrote it.
+        """
+        fd = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
+        try:
+            return cls(path, fd)
+        except BaseException:
+            os.close(fd)
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the file."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+    @property
+    def rebuilt(self) -> bool:
+        """Tell if the footer was damaged, so that the objects were found by reading all heads."""
+        return bool(self.faults)
+
+    def read(
+        self, key: str, offset: int, out: memoryview, base_reader: BaseReader | None = None
+    ) -> None:
+        """Fill ``out`` with the bytes of an object from ``offset`` on.
+
+        Only the blocks this touches are read, decoded and checked. On an error ``out`` holds nothing useful.
+
+        Args:
+            key: of the object.
+            offset: in bytes of the object.
+            out: as many bytes as are wanted.
+            base_reader: gives the bytes of a base; only for objects that have one.
+
+        Raises:
+            NotFoundError: the pack has no such object.
+            IntegrityError: the bytes are not what was stored.
+            MismatchError: a base is needed and there is no reader for it.
+        """
+        one = self._object(key)
+        if not 0 <= offset <= offset + len(out) <= one.size:
+            raise UsageError(
+                f"{key}: bytes {offset} to {offset + len(out)} are asked for, it has {one.size}."
+            )
+        done = 0
+        while done < len(out):
+            index = (offset + done) // one.block_bytes
+            begin, size = one.extent(index)
+            skip = offset + done - begin
+            part = min(size - skip, len(out) - done)
+            if part == size:
+                self._decode(one, index, out[done : done + size], base_reader)
+            else:
+                out[done : done + part] = self._whole(one, index, base_reader)[skip : skip + part]
+            done += part
+
+    def get(self, key: str, base_reader: BaseReader | None = None) -> bytes:
+        """Return all bytes of a small object."""
+        out = bytearray(self._object(key).size)
+        self.read(key, 0, memoryview(out), base_reader)
+        return bytes(out)
+
+    def verify(
+        self,
+        base_reader: BaseReader | None = None,
+        progress: Callable[[int], None] = lambda done: None,
+    ) -> tuple[str, ...]:
+        """Read all of the file; return what is wrong with it, one sentence each.
+
+        The file is compared with its name; then every object is decoded and compared with its key. Objects
+        with a base are decoded only if there is a reader for bases.
+
+        Args:
+            base_reader: gives the bytes of a base.
+            progress: called with the bytes of the file that are done.
+        """
+        faults = list(self.faults)
+        whole, at = blake3(), 0
+        for part in self._stretch(0, os.fstat(self._fd).st_size):
+            whole.update(part)
+            at += len(part)
+            progress(at)
+        if whole.hexdigest() != self.name:
+            faults.append(
+                f"{self.path}: the file's digest is {whole.hexdigest()}, not its name. It was damaged or "
+                "changed; `memcard repair` looks for other copies of what it holds."
+            )
+        for one in self.objects.values():
+            if one.base is None or base_reader is not None:
+                faults += self._faults_of(one, base_reader)
+        return tuple(faults)
+
+    def copy(self, key: str, writer: PackWriter) -> PackedObject:
+        """Append an object to another pack as it is, without decoding it; it is not checked."""
+        one = self._object(key)
+        return writer.append(one, self._stretch(one.at, one.stored))
+
+    def _faults_of(self, one: PackedObject, base_reader: BaseReader | None) -> Iterator[str]:
+        whole = blake3()
+        try:
+            for index in range(len(one.blocks)):
+                part = self._scratch("verified", one.extent(index)[1])
+                self._decode(one, index, part, base_reader)
+                whole.update(part)
+        except MemcardError as error:
+            yield str(error)
+            return
+        if whole.hexdigest() != one.key:
+            yield (
+                f"{self.path}: object {one.key} decodes to {whole.hexdigest()}: it was not what its writer "
+                "said. `memcard repair` looks for another copy."
+            )
+
+    def _object(self, key: str) -> PackedObject:
+        try:
+            return self.objects[key]
+        except KeyError:
+            raise NotFoundError(f"{self.path}: there is no object {key}.") from None
+
+    def _whole(self, one: PackedObject, index: int, base_reader: BaseReader | None) -> memoryview:
+        """Return a block, kept for the next read of this thread."""
+        name, part = getattr(self._own, "block", (None, None))
+        if name != (one.key, index) or part is None:
+            part = memoryview(bytearray(one.extent(index)[1]))
+            self._decode(one, index, part, base_reader)
+            self._own.block = ((one.key, index), part)
+        return part
+
+    def _decode(
+        self, one: PackedObject, index: int, out: memoryview, base_reader: BaseReader | None
+    ) -> None:
+        block = one.blocks[index]
+        codec = self._codec(one) if block.mode == "codec" else None
+        there = out if block.mode == "same" else None
+        if codec is not None and codec.needs_base:
+            there = self._scratch(
+                f"base {one.depth}", len(out)
+            )  # reading a base may need another one
+        if there is not None:
+            self._base(one, base_reader)(one.extent(index)[0], there)
+        try:
+            if block.mode == "raw":
+                self._exactly(block.offset, out)
+            elif codec is not None:
+                packed = self._scratch("packed", block.stored)
+                self._exactly(block.offset, packed)
+                codec.decode(packed, out, one.item, there)
+        except CorruptError as error:
+            raise self._damaged(one, index, str(error)) from None
+        if blake3(out).digest(len(block.check)) != block.check:
+            raise self._damaged(one, index, "its values have another digest.")
+
+    def _base(
+        self, one: PackedObject, base_reader: BaseReader | None
+    ) -> Callable[[int, memoryview], None]:
+        base = one.base
+        if base_reader is None or base is None:
+            raise MismatchError(
+                f"{self.path}: object {one.key} is stored as the difference to {base}, which is needed to "
+                "read it; open it through the library that has both."
+            )
+        return lambda offset, there: base_reader(base, offset, there)
+
+    def _scratch(self, name: str, size: int) -> memoryview:
+        """Return memory this thread may use until it asks for the same name again."""
+        have: bytearray | None = getattr(self._own, name, None)
+        if have is None or len(have) < size:
+            have = bytearray(size)
+            setattr(self._own, name, have)
+        return memoryview(have)[:size]
+
+    def _codec(self, one: PackedObject) -> Codec:
+        try:
+            return CODECS[one.codec]
+        except NotFoundError:
+            raise UnsupportedError(
+                f"{self.path}: object {one.key} needs the codec {one.codec!r}, which this memcard does not "
+                "have; update memcard, or install the package that adds it."
+            ) from None
+
+    def _damaged(self, one: PackedObject, index: int, why: str) -> IntegrityError:
+        return IntegrityError(
+            f"{self.path}: block {index} of {len(one.blocks)} of object {one.key} is damaged: {why} Nothing "
+            "of it is handed on; `memcard repair` looks for another copy."
+        )
+
+    def _exactly(self, at: int, out: memoryview) -> None:
+        done = 0
+        while done < len(out):
+            with disk_errors(self.path):
+                got = _read_at(self._fd, out[done:], at + done)
+            if not got:
+                raise CorruptError(f"the file ends at byte {at + done}.")
+            done += got
+
+    def _stretch(self, at: int, size: int) -> Iterator[memoryview]:
+        end = at + size
+        while at < end:
+            part = memoryview(bytearray(min(_PIECE, end - at)))
+            self._exactly(at, part)
+            yield part
+            at += len(part)
+
+    def _bytes(self, at: int, size: int) -> memoryview:
+        part = memoryview(bytearray(size))
+        self._exactly(at, part)
+        return part
+
+    def _open(self) -> Mapping[str, PackedObject]:
+        size = os.fstat(self._fd).st_size
+        if size < layout.HEADER.size:
+            raise CorruptError(f"{self.path}: {size} bytes are too few for a pack.")
+        magic, version, zero = layout.HEADER.unpack(self._bytes(0, layout.HEADER.size))
+        if magic == layout.MAGIC and version > layout.VERSION:
+            raise UnsupportedError(
+                f"{self.path}: this pack has version {version}; this memcard knows {layout.VERSION}. "
+                "Update memcard to read it."
+            )
+        if magic != layout.MAGIC or version != layout.VERSION or zero:
+            raise CorruptError(f"{self.path}: this is no pack, or its first bytes are damaged.")
+        try:
+            return self._footer(size)
+        except CorruptError as error:
+            self.faults = (f"{self.path}: the list of objects is lost: {error}",)
+            return self._rebuild(size)
+
+    def _footer(self, size: int) -> Mapping[str, PackedObject]:
+        at = size - layout.TRAILER.size
+        if at < layout.HEADER.size:
+            raise CorruptError("the file is cut off.")
+        last = self._bytes(at, layout.TRAILER.size)
+        place, length, count, version, *_, check, magic = layout.TRAILER.unpack(last)
+        if magic != layout.MAGIC or version != layout.VERSION:
+            raise CorruptError("the file does not end as a pack does.")
+        if length > layout.FOOTER_MOST or place + length != at or place < layout.HEADER.size:
+            raise CorruptError("the trailer points outside of the file.")
+        raw = self._bytes(place, length)
+        if blake3(bytes(last[: struct.calcsize("<QQIIII")]) + bytes(raw)).digest() != check:
+            raise CorruptError("the footer has another digest than the trailer says.")
+        return layout.parse_footer(raw, count, place)
+
+    def _rebuild(self, size: int) -> Mapping[str, PackedObject]:
+        """Find the objects by their heads; what is cut off or damaged is left out."""
+        found: dict[str, PackedObject] = {}
+        at = layout.HEADER.size
+        while at < size:
+            one = self._object_at(at, size)
+            if one is None:
+                at = self._next_head(at + 1, size)
+            else:
+                found.setdefault(one.key, one)
+                at = one.blocks.end
+        return found
+
+    def _object_at(self, at: int, size: int) -> PackedObject | None:
+        part = self._bytes(at, min(layout.HEAD_MOST, size - at))
+        try:
+            one = layout.parse_head(part, at)
+            place, table = one.blocks.start, bytearray()
+            for _ in range(layout.block_count(one.size, one.item)):
+                if size - place < layout.FRAME:
+                    return None
+                line = bytes(self._bytes(place, layout.FRAME))
+                table += line
+                place += layout.FRAME + layout.stored_in(line)
+            one = replace(one, blocks=layout.Blocks(bytes(table), one.blocks.start))
+            layout.check_table(one, size)
+        except CorruptError:
+            return None
+        return one
+
+    def _next_head(self, at: int, size: int) -> int:
+        overlap = len(layout.OBJECT) - 1
+        while at < size:
+            part = bytes(self._bytes(at, min(_PIECE, size - at)))
+            hit = part.find(layout.OBJECT)
+            if hit >= 0:
+                return at + hit
+            at += max(len(part) - overlap, 1)
+        return size
+
+
+def _read_at(fd: int, out: memoryview, at: int) -> int:
+    """Read from a place in a file; return how many bytes came."""
+    if hasattr(os, "preadv"):
+        return os.preadv(fd, [out], at)
+    with _WINDOWS:
+        os.lseek(fd, at, os.SEEK_SET)
+        part = os.read(fd, min(len(out), _PIECE))
+    out[: len(part)] = part
+    return len(part)
+
+
+def reader_of(
+    find: Callable[[str], Pack | None], raw: Callable[[str, int, memoryview], bool]
+) -> BaseReader:
+    """Return a reader of objects wherever they lie, which follows differences to their bases.
+
+    Args:
+        find: gives the pack that holds a key, or None.
+        raw: fills memory from a plain file or a recipe; False if it does not have the key.
+
+    Raises:
+        NotFoundError: (when reading) nobody has the key.
+        CorruptError: (when reading) a base is as deep as what is built on it, so it might have no end.
+    """
+
+    def read(key: str, offset: int, out: memoryview, above: int = layout.DEPTH_MOST + 1) -> None:
+        if raw(key, offset, out):
+            return
+        pack = find(key)
+        if pack is None:
+            raise NotFoundError(
+                f"object {key} is neither in a pack nor in a plain file of the library; "
+                "`memcard doctor` tells what needs it, `memcard repair` looks for a copy."
+            )
+        depth = pack.objects[key].depth
+        if depth >= above:
+            raise CorruptError(
+                f"{pack.path}: object {key} of depth {depth} serves as base of one of depth {above}."
+            )
+        pack.read(key, offset, out, lambda base, at, to: read(base, at, to, depth))
+
+    return read

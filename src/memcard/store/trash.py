@@ -1,0 +1,185 @@
+"""What was put away and can be had back: nothing is deleted before it has lain here for a while."""
+
+from __future__ import annotations
+
+import re
+import secrets
+import shutil
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path, PurePosixPath
+from typing import Final
+
+from memcard.core.atomic import disk_errors, fsync_folder
+from memcard.errors import CorruptError, NotFoundError, UsageError
+from memcard.store.canonical import Fields, read_object, to_bytes
+from memcard.store.layout import Layout
+from memcard.store.places import now
+from memcard.store.writer import Writer
+
+VERSION: Final = 1
+_ID: Final = re.compile(r"\d{8}T\d{6}-[0-9a-f]{6}")
+_SHELVES: Final = frozenset(
+    {"refs", "manifests", "files", "skeletons", "adopted", "packs", "packed"}
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """What one command put away.
+
+    Attributes:
+        name: of the entry, by which ``undo`` finds it; they sort by time.
+        verb: the command: ``rm`` or ``gc``.
+        title: what it was about, for people.
+        at: when.
+        items: where each thing was, relative to the library.
+        folder: where they are now: ``folder/0``, ``folder/1`` and so on.
+    """
+
+    name: str
+    verb: str
+    title: str
+    at: str
+    items: tuple[str, ...]
+    folder: Path
+
+    def present(self) -> list[tuple[Path, str]]:
+        """Return what really is in the trash, with where it was."""
+        pairs = [(self.folder / str(i), item) for i, item in enumerate(self.items)]
+        return [(path, item) for path, item in pairs if path.is_file() and not path.is_symlink()]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that removing it for good would free; hard links with another name free none."""
+        states = [path.stat() for path, _ in self.present()]
+        return sum(state.st_size for state in states if state.st_nlink == 1)
+
+    @property
+    def age(self) -> float:
+        """Seconds since it was put away."""
+        try:
+            then = datetime.fromisoformat(self.at)
+        except ValueError:
+            return 0.0
+        return (datetime.now(UTC) - then).total_seconds()
+
+
+def put_away(writer: Writer, verb: str, title: str, paths: Sequence[Path]) -> Entry:
+    """Move files of the library to the trash; call it under the lock.
+
+    The journal comes first: a process that is killed half-way leaves what it moved on record.
+    """
+    layout, at = writer.layout, now()
+    name = f"{at[:19].replace('-', '').replace(':', '')}-{secrets.token_hex(3)}"
+    items = tuple(path.relative_to(layout.root).as_posix() for path in paths)
+    entry = Entry(name, verb, title, at, items, layout.trash / name)
+    facts = {"trash": VERSION, "verb": verb, "title": title, "at": at, "items": list(items)}
+    writer.write(entry.folder / "journal.json", to_bytes(facts))
+    for i, path in enumerate(paths):
+        writer.move(path, entry.folder / str(i))
+    return entry
+
+
+def every(layout: Layout, faults: list[CorruptError] | None = None) -> Iterator[Entry]:
+    """Yield all entries, the oldest first. One without a journal has nothing in it.
+
+    Raises:
+        CorruptError: a journal is damaged, and ``faults`` is not there to take it.
+    """
+    if not layout.trash.is_dir():
+        return
+    for folder in sorted(layout.trash.iterdir()):
+        if not _ID.fullmatch(folder.name) or folder.is_symlink() or not folder.is_dir():
+            continue
+        try:
+            yield _read(folder)
+        except FileNotFoundError:
+            continue
+        except CorruptError as error:
+            if faults is None:
+                raise
+            faults.append(error)
+
+
+def find(layout: Layout, name: str | None = None) -> Entry:
+    """Return an entry by its name or the first letters of it; None for the newest.
+
+    Raises:
+        NotFoundError: there is none.
+    """
+    found = [e for e in every(layout, []) if e.present() and e.name.startswith(name or "")]
+    if not found or (name and len(found) > 1):
+        which = f"no entry {name!r}" if name else "nothing"
+        raise NotFoundError(f"{layout.trash}: there is {which} to undo. See `memcard undo --list`.")
+    return found[-1]
+
+
+def undo(writer: Writer, entry: Entry) -> tuple[str, ...]:
+    """Put everything of an entry back; call it under the lock. Return where.
+
+    Raises:
+        UsageError: a name is taken by something else by now; nothing was moved.
+    """
+    root = writer.layout.root
+    there = [item for _, item in entry.present() if _taken(root / item, item)]
+    if there:
+        raise UsageError(
+            f"{', '.join(PurePosixPath(item).stem for item in there)}: the name is in use again. Remove or "
+            f"rename that one first, then: memcard undo {entry.name}."
+        )
+    back = []
+    for path, item in entry.present():
+        writer.move(path, root / item)
+        back.append(item)
+    remove(writer, entry)
+    return tuple(back)
+
+
+def remove(writer: Writer, entry: Entry) -> None:
+    """Remove an entry for good; call it under the lock. The journal goes last."""
+    with disk_errors(entry.folder):
+        for path, _ in entry.present():
+            path.unlink()
+        (entry.folder / "journal.json").unlink(missing_ok=True)
+        with suppress(OSError):
+            entry.folder.rmdir()
+        fsync_folder(writer.layout.trash)
+
+
+def remove_empty(layout: Layout) -> None:
+    """Remove the folders of entries that were begun and never had a journal."""
+    if not layout.trash.is_dir():
+        return
+    for folder in layout.trash.iterdir():
+        if _ID.fullmatch(folder.name) and not folder.is_symlink():
+            with suppress(OSError):
+                folder.rmdir()  # only if it is empty
+
+
+def free_space(layout: Layout) -> int:
+    """Return the bytes that are free on the disk of the library."""
+    return shutil.disk_usage(layout.root).free
+
+
+def _taken(target: Path, item: str) -> bool:
+    """Whether something else has the name: for immutable things it is the same, and may be replaced."""
+    return item.startswith("refs/") and target.exists()
+
+
+def _read(folder: Path) -> Entry:
+    path = folder / "journal.json"
+    fields = Fields(read_object(path), str(path))
+    items = fields.texts("items")
+    _check_items(path, items)
+    at = fields.text("at")
+    return Entry(folder.name, fields.text("verb"), fields.text("title", ""), at, items, folder)
+
+
+def _check_items(path: Path, items: Iterable[str]) -> None:
+    for item in items:
+        parts = PurePosixPath(item).parts
+        if not parts or parts[0] not in _SHELVES or ".." in parts or "\\" in item or ":" in item:
+            raise CorruptError(f"{path}: lists {item[:80]!r}, which is no file of a library.")
