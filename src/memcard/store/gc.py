@@ -140,24 +140,17 @@ def _behind_packed(layout: Layout, roots: Iterable[str]) -> tuple[set[str], set[
 
 def unneeded(layout: Layout, kept: Needed) -> Iterator[Path]:
     """Yield the files of the library that are not needed, by shelf and name."""
-    for path in _shelf(layout, "manifests", ".json"):
-        if path.stem not in kept.manifests:
-            yield path
-    for path in _shelf(layout, "files", "", ".json"):
-        if path.name[:64] not in kept.files:
-            yield path
-    for path in _shelf(layout, "skeletons", ".zst"):
-        if path.stem not in kept.skeletons:
-            yield path
-    for path in _shelf(layout, "packed", ".json"):
-        if path.stem not in kept.manifests:
-            yield path
-    for path in _shelf(layout, "packs", ".pack"):
-        if path.stem not in kept.packs:
-            yield path
-    for path in _shelf(layout, "adopted", ".json"):
-        if path.stem not in kept.files:
-            yield path
+    for shelf, suffixes, needed_here in (
+        ("manifests", (".json",), kept.manifests),
+        ("files", ("", ".json"), kept.files),
+        ("skeletons", (".zst",), kept.skeletons),
+        ("packed", (".json",), kept.manifests),
+        ("packs", (".pack",), kept.packs),
+        ("adopted", (".json",), kept.files),
+    ):
+        for path in _shelf(layout, shelf, *suffixes):
+            if path.name[:64] not in needed_here:
+                yield path
 
 
 def _names(layout: Layout, without: frozenset[str]) -> Iterator[refs.Ref]:
