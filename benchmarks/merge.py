@@ -1,6 +1,6 @@
 """Merge Stable-Diffusion-1.5-sized fp16 files: memcard, its floor and other programs, side by side.
 
-    python benchmarks/merge.py [FOLDER] [--mergekit PYTHON] [--limit SECONDS] [--runs N] [--sdxl]
+    python benchmarks/merge.py [FOLDER] [--mergekit PYTHON] [--limit SECONDS] [--runs N] [--sdxl] [--ours]
 
 Needs 11 GB in FOLDER (default: the temporary folder), 23 GB with ``--sdxl``; leaves nothing. The files have
 the names and shapes of Stable Diffusion 1.5. CPU seconds and peak memory are those of a process of its own;
@@ -40,7 +40,7 @@ merge("weighted_average", [A, B, C], weights=[0.6, 0.6, -0.2], normalize=False, 
 """
 FLOOR = """
 import subprocess
-subprocess.run(f"cat {READ} > /dev/null; cat {B} > {OUT}", shell=True, check=True)
+subprocess.run(f"cat {READ} > /dev/null; cat {B} > {OUT}{SYNC}", shell=True, check=True)
 """
 NAIVE = """
 from safetensors.torch import load_file, save_file
@@ -187,13 +187,16 @@ def mergekit_run(title: str, python: str, method: str, files: list[str], **more:
     return Run(title, MERGEKIT, {"CONFIG": config}, python, peer=True)
 
 
-def runs(a: str, b: str, c: str, mergekit: str | None) -> list[Run]:
+def runs(a: str, b: str, c: str, out: str, mergekit: str | None) -> list[Run]:
     """List the rows."""
     linear = {"METHOD": "weighted_average", "PARAMS": {"weights": [0.7, 0.3]}, "MORE": []}
     ties = {"METHOD": "ties", "PARAMS": {"base": c, "density": 0.2}, "MORE": []}
     plain = {"DIGESTS": False, "THREADS": 2}
     rows = [
-        Run("floor: cat A >/dev/null; cat B >out", FLOOR, {"READ": a}),
+        Run("floor: cat A >/dev/null; cat B >out", FLOOR, {"READ": a, "SYNC": ""}),
+        Run(
+            "the same, then sync out, as memcard does", FLOOR, {"READ": a, "SYNC": f"; sync {out}"}
+        ),
         Run(
             "**0.7 A + 0.3 B**, 1 thread, inputs not hashed",
             MERGE,
@@ -203,12 +206,13 @@ def runs(a: str, b: str, c: str, mergekit: str | None) -> list[Run]:
         Run("2 threads, inputs hashed (default)", MERGE, {**linear, **plain, "DIGESTS": True}),
         Run("naive torch (load, average in fp32, save)", NAIVE, peer=True),
         Run("sd-mecha weighted_sum", MECHA, peer=True),
-        Run("floor: cat A B C >/dev/null; cat B >out", FLOOR, {"READ": f"{a} {b} {c}"}),
+        Run("floor: cat A B C >/dev/null; cat B >out", FLOOR, {"READ": f"{a} {b} {c}", "SYNC": ""}),
+        Run("the same, then sync out", FLOOR, {"READ": f"{a} {b} {c}", "SYNC": f"; sync {out}"}),
         Run("**EMA from 3 snapshots** (0.6, 0.6, -0.2)", EMA, {"C": c}),
         Run("**TIES of 2 fine-tunes**, density 0.2", MERGE, {**ties, **plain}),
     ]
     if mergekit:
-        rows.insert(6, mergekit_run("mergekit-pytorch linear", mergekit, "linear", [a, b]))
+        rows.insert(7, mergekit_run("mergekit-pytorch linear", mergekit, "linear", [a, b]))
         rows.append(mergekit_run("mergekit-pytorch ties", mergekit, "ties", [a, b, c], density=0.2))
     return rows
 
@@ -266,6 +270,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--limit", type=float, default=300, metavar="SECONDS")
     parser.add_argument("--runs", type=int, default=3, metavar="N")
     parser.add_argument("--sdxl", action="store_true")
+    parser.add_argument("--ours", action="store_true", help="leave the other programs out")
     return parser.parse_args()
 
 
@@ -284,7 +289,9 @@ def main() -> None:
         )
         print("| run | CPU s | wall s | peak MB |\n|---|---|---|---|", flush=True)
         exact = ""
-        for run in runs(str(a), str(b), str(c), given.mergekit):
+        for run in runs(str(a), str(b), str(c), str(out), given.mergekit):
+            if given.ours and run.peer:
+                continue
             print(row(run, out, given, {"A": str(a), "B": str(b)}), flush=True)
             if not exact and "2 threads" in run.title:
                 exact = exactness(a, b, out)
