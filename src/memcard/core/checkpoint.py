@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -93,6 +94,25 @@ class Sink(Protocol):
         trace: TracebackType | None,
         /,
     ) -> None: ...
+
+
+@runtime_checkable
+class Phased(Protocol):
+    """A sink that need not copy what lies well in memory; others copy."""
+
+    def phase(self, name: str, offset: int) -> int:
+        """Return how many bytes behind the start of a page a part should lie, to be written best.
+
+        Args:
+            name: of a tensor.
+            offset: of the part in the tensor.
+        """
+        ...
+
+
+def aligned(size: int, lead: int = 0) -> memoryview:
+    """Return fresh memory that begins ``lead`` bytes behind the start of a page."""
+    return memoryview(mmap.mmap(-1, max(1, size + lead)))[lead : lead + size]
 
 
 @runtime_checkable

@@ -13,6 +13,7 @@ Source: Linux open(2), O_DIRECT and the notes on its alignment.
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import mmap
 import os
@@ -27,6 +28,21 @@ WORTH = 256 << 10  # bytes; a smaller part is not worth a trip to the disk of it
 _AT_ONCE = 1 << 20
 _BLOCK = max(4096, mmap.PAGESIZE)
 _KNOWN = frozenset({"ext4", "xfs"})
+
+
+def phase(offset: int) -> int:
+    """Return how far behind the start of a page bytes should lie in memory to be written without a copy.
+
+    Args:
+        offset: where in the file they go.
+    """
+    return offset % _BLOCK
+
+
+def _is_aligned(part: memoryview) -> bool:
+    if part.readonly or not part:
+        return False
+    return ctypes.addressof(ctypes.c_char.from_buffer(part)) % _BLOCK == 0
 
 
 class DirectFile:
@@ -60,6 +76,8 @@ class DirectFile:
         end = len(part) - (offset + len(part)) % _BLOCK
         if len(part) < WORTH or self._fd < 0:
             return 0, 0
+        if _is_aligned(part[start:end]) and self._put(part[start:end], offset + start):
+            return start, end
         buffer = self._buffer()
         for at in range(start, end, _AT_ONCE):
             size = min(_AT_ONCE, end - at)
@@ -72,7 +90,7 @@ class DirectFile:
         done = 0
         while done < len(part):
             try:
-                done += os.pwrite(self._fd, part[done:], offset + done)
+                done += os.pwrite(self._fd, part[done : done + (1 << 30)], offset + done)
             except OSError as error:
                 if error.errno != errno.EINVAL:
                     raise

@@ -20,11 +20,11 @@ from types import TracebackType
 from typing import BinaryIO, Self, TypeAlias
 
 from memcard.core.atomic import disk_errors, replacing
-from memcard.core.checkpoint import Extent
+from memcard.core.checkpoint import Extent, aligned
 from memcard.core.tensors import Specs
 from memcard.core.writeback import start_writeback
 from memcard.errors import MismatchError, NotFoundError, UnsupportedError
-from memcard.formats._direct import WORTH, DirectFile
+from memcard.formats._direct import WORTH, DirectFile, phase
 from memcard.formats._source import check_range
 
 COPY_CHUNK = 8 << 20
@@ -104,6 +104,10 @@ class PlannedSink:
             self._put(part, start + offset)
         self._note(name, offset, offset + len(part))
 
+    def phase(self, name: str, offset: int) -> int:
+        """See ``memcard.core.checkpoint.Phased``."""
+        return 0 if self._direct is None else phase(self._place(name)[0] + offset)
+
     def copy(self, name: str, source: Extent) -> None:
         """Copy a whole tensor from another file, in the kernel where it can."""
         start, size = self._place(name)
@@ -116,7 +120,8 @@ class PlannedSink:
             if self._direct is None or self._direct.clones or size < WORTH:
                 done = _kernel_copy(file.fileno(), source.offset, self._fd, start, size)
             file.seek(source.offset + done)
-            buffer = memoryview(bytearray(min(COPY_CHUNK, size - done)))
+            lead = self.phase(name, done)
+            buffer = aligned(min(COPY_CHUNK, size - done), lead)
             while done < size:
                 n = file.readinto(buffer[: size - done])
                 if not n:

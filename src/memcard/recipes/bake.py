@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from threading import Event, Lock, Thread
 
-from memcard.core.checkpoint import Checkpoint, Sink
+from memcard.core.checkpoint import Checkpoint, Phased, Sink, aligned
 from memcard.core.progress import Listener, Progress, silent
 from memcard.errors import MismatchError, UsageError
 from memcard.recipes.execute import CHUNK, RecipeCheckpoint, Resolver, evaluate
@@ -163,7 +163,7 @@ class _Crew:
             yield name, at, min(step, size - at)
 
     def _work(self) -> None:
-        buffer = bytearray()
+        buffer = aligned(0)
         try:
             while not self._stop.is_set():
                 with self._lock:
@@ -177,7 +177,7 @@ class _Crew:
             self._error = self._error or error
             self._stop.set()
 
-    def _one(self, name: str, offset: int, size: int, buffer: bytearray) -> bytearray:
+    def _one(self, name: str, offset: int, size: int, buffer: memoryview) -> memoryview:
         if offset == _MEASURE and isinstance(self._checkpoint, RecipeCheckpoint):
             self._checkpoint.measure(name)
             return buffer
@@ -187,9 +187,10 @@ class _Crew:
             with self._lock:
                 self.copied += 1
             return buffer
-        if len(buffer) < size:
-            buffer = bytearray(size)
-        part = memoryview(buffer)[:size]
+        lead = self._sink.phase(name, offset) if isinstance(self._sink, Phased) else 0
+        if len(buffer) < lead + size:
+            buffer = aligned(lead + size)
+        part = buffer[lead : lead + size]
         self._checkpoint.readinto(name, part, offset)
         self._sink.write(name, part, offset)
         return buffer
