@@ -12,7 +12,7 @@ from random import Random
 
 import pytest
 
-from memcard.core.checkpoint import Extent
+from memcard.core.checkpoint import Extent, Phased, aligned
 from memcard.core.tensors import DTYPES, Spec
 from memcard.formats import _direct, open_file
 from memcard.formats._direct import WORTH, DirectFile
@@ -154,3 +154,24 @@ def test_it_can_be_turned_off_and_is_off_in_memory(
 
 def test_a_file_that_is_gone_is_not_written_this_way(tmp_path: Path) -> None:
     assert DirectFile.of(tmp_path / "nothing") is None
+
+
+@pytest.mark.usefixtures("direct")
+def test_memory_that_lies_well_is_written_without_a_copy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_copy(self: DirectFile) -> memoryview:
+        raise AssertionError("copied")
+
+    monkeypatch.setattr(DirectFile, "_buffer", no_copy)
+    path = tmp_path / "a.safetensors"
+    with PLUGIN.create(path) as sink:
+        sink.begin({"x": Spec(DTYPES["U8"], (SIZE,))}, {})
+        assert isinstance(sink, Phased)
+        for at in (0, 1 << 20, (1 << 22) + 77):
+            end = {0: 1 << 20, 1 << 20: (1 << 22) + 77}.get(at, SIZE)
+            part = aligned(end - at, sink.phase("x", at))
+            part[:] = BYTES[at:end]
+            sink.write("x", part, at)
+
+    assert path.read_bytes().endswith(BYTES)
