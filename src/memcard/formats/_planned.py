@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from threading import Lock
+from threading import Lock, local
 from types import TracebackType
 from typing import BinaryIO, Self, TypeAlias
 
@@ -27,7 +27,7 @@ from memcard.errors import MismatchError, NotFoundError, UnsupportedError
 from memcard.formats._direct import WORTH, DirectFile, phase
 from memcard.formats._source import check_range
 
-COPY_CHUNK = 8 << 20
+COPY_CHUNK = 4 << 20
 _CRC_CHUNK = 1 << 20  # stays in the processor's cache between the read and the checksum
 # The kernel or the file system cannot copy between these two files.
 _NO_KERNEL_COPY = frozenset(
@@ -69,7 +69,7 @@ class PlannedSink:
         self._fd, self._part = -1, self.path
         self._direct: DirectFile | None = None
         self._written: dict[str, list[tuple[int, int]]] = {}
-        self._lock = Lock()
+        self._lock, self._local = Lock(), local()
 
     @property
     def result(self) -> Path:
@@ -121,7 +121,7 @@ class PlannedSink:
                 done = _kernel_copy(file.fileno(), source.offset, self._fd, start, size)
             file.seek(source.offset + done)
             lead = self.phase(name, done)
-            buffer = aligned(min(COPY_CHUNK, size - done), lead)
+            buffer = self._copy_buffer(lead + min(COPY_CHUNK, size - done))[lead:]
             while done < size:
                 n = file.readinto(buffer[: size - done])
                 if not n:
@@ -168,6 +168,13 @@ class PlannedSink:
             if self._finish is not None:
                 with disk_errors(self.path):
                     self._finish(self, self._plan)
+
+    def _copy_buffer(self, size: int) -> memoryview:
+        """Return memory of this thread, used again: fresh pages cost more than copying into them."""
+        found: memoryview | None = getattr(self._local, "buffer", None)
+        if found is None or len(found) < size:
+            found = self._local.buffer = aligned(size)
+        return found[:size]
 
     def _place(self, name: str) -> tuple[int, int]:
         if self._plan is None:
