@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from memcard.core.compiled import ONE_AT_A_TIME, address, assemble
+from memcard.maths._stored_text import exact_helpers
 from memcard.maths.floats import Double, scratch
 
 _FRAME = """
@@ -34,21 +35,8 @@ done:
   ret void
 }}
 """
-# Widening as in ``maths/_kernels.py``, then what the base is subtracted from.
 _CHANGE = """  %h = load i16, ptr %at_half, align 1
-  %w = zext i16 %h to i64
-  %m = and i64 %w, 32767
-  %b = shl i64 %m, 42
-  %f = bitcast i64 %b to double
-  %v = fmul double %f, 0x7EF0000000000000
-  %vb = bitcast double %v to i64
-  %wild = icmp uge i64 %m, 31744
-  %wb = or i64 %b, 9218868437227405312
-  %r0 = select i1 %wild, i64 %wb, i64 %vb
-  %g0 = and i64 %w, 32768
-  %g = shl i64 %g0, 48
-  %r1 = or i64 %r0, %g
-  %value = bitcast i64 %r1 to double
+  %value = call double @widen_half(i16 %h)
   %from = load double, ptr %at_base, align 8
   %d = fsub double %value, %from
   store double %d, ptr %at_out, align 8
@@ -231,7 +219,7 @@ def _library() -> dict[str, Any]:
 
 @cache
 def _made() -> dict[str, Any]:
-    engine = assemble("".join(_text(name) for name in _LOOPS) + _SIFT)
+    engine = assemble(exact_helpers() + "".join(_text(name) for name in _LOOPS) + _SIFT)
     calls: dict[str, Any] = {"engine": engine}  # keeps the code in memory
     for name, (arrays, numbers, _) in _LOOPS.items():
         types: list[Any] = [ctypes.c_void_p] * len(arrays) + [_TYPES[t] for _, t in numbers]

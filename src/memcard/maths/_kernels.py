@@ -104,39 +104,6 @@ done:
 }}
 """
 
-# Halves to float64 by whole numbers alone, as not every processor has an instruction for it: the bits
-# in place, then times 2^1008 for the bias, which is exact and right for subnormals too.
-_WIDEN = """
-define void @widen(ptr noalias %x, ptr noalias %out, i64 %n) {
-entry:
-  %any = icmp sgt i64 %n, 0
-  br i1 %any, label %loop, label %done
-loop:
-  %i = phi i64 [ 0, %entry ], [ %next, %loop ]
-  %px = getelementptr i16, ptr %x, i64 %i
-  %h = load i16, ptr %px, align 1
-  %w = zext i16 %h to i64
-  %m = and i64 %w, 32767
-  %b = shl i64 %m, 42
-  %f = bitcast i64 %b to double
-  %v = fmul double %f, 0x7EF0000000000000
-  %vb = bitcast double %v to i64
-  %wild = icmp uge i64 %m, 31744
-  %wb = or i64 %b, 9218868437227405312
-  %r0 = select i1 %wild, i64 %wb, i64 %vb
-  %s0 = and i64 %w, 32768
-  %s = shl i64 %s0, 48
-  %r = or i64 %r0, %s
-  %po = getelementptr i64, ptr %out, i64 %i
-  store i64 %r, ptr %po, align 1
-  %next = add i64 %i, 1
-  %more = icmp slt i64 %next, %n
-  br i1 %more, label %loop, label %done
-done:
-  ret void
-}
-"""
-
 _MADE = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64, ctypes.c_void_p)
 
 
@@ -160,25 +127,11 @@ def narrow(values: Any, out: Any, wide: Wide, slim: Slim) -> tuple[int, int, int
     return counts[0], counts[1], counts[2]
 
 
-def widen(values: Any, out: Any) -> None:
-    """Turn float16 into float64, exactly; both contiguous. NaN keeps sign and payload."""
-    with ONE_AT_A_TIME:
-        call, _ = _widener()
-    call(address(values), address(out), values.size)
-
-
 @cache
 def _made(wide: Wide, slim: Slim) -> tuple[Callable[..., None], Any]:
     """Compile one loop; returns the function, and what keeps its code in memory."""
     engine = assemble(_LOOP.format(**_constants(wide, slim)))
     return _MADE(engine.get_function_address("narrow")), engine
-
-
-@cache
-def _widener() -> tuple[Callable[..., None], Any]:
-    engine = assemble(_WIDEN)
-    made = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64)
-    return made(engine.get_function_address("widen")), engine
 
 
 def _constants(wide: Wide, slim: Slim) -> dict[str, int | str]:

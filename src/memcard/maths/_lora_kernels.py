@@ -23,7 +23,7 @@ import numpy as np
 from llvmlite import binding as llvm
 
 from memcard.core.compiled import ONE_AT_A_TIME, address, assemble
-from memcard.maths._mix_kernels import _ITEMS, _NAMES, _TOP, _helpers, knows
+from memcard.maths._stored_text import ITEMS, NAMES, helpers, knows, load, store
 from memcard.maths.floats import Array, scratch
 
 __all__ = ["Term", "add", "knows"]
@@ -78,10 +78,7 @@ entry:
   br label %loop
 loop:
   %i = phi i64 [ 0, %entry ], [ %next, %loop ]
-  %p = getelementptr {item}, ptr %w, i64 %i
-  %c = load {item}, ptr %p, align 1
-  %v = call double @widen_{kind}({item} %c)
-  %q = getelementptr double, ptr %tile, i64 %i
+{load}  %q = getelementptr double, ptr %tile, i64 %i
   store double %v, ptr %q, align 8
   %next = add i64 %i, 1
   %more = icmp slt i64 %next, %n
@@ -97,14 +94,7 @@ loop:
   %wild = phi i64 [ 0, %entry ], [ %wild1, %loop ]
   %q = getelementptr double, ptr %tile, i64 %i
   %v = load double, ptr %q, align 8
-  %c = call {item} @narrow_{kind}(double %v)
-  %p = getelementptr {item}, ptr %out, i64 %i
-  store {item} %c, ptr %p, align 1
-  %mag = and {item} %c, {mask}
-  %isw = icmp uge {item} %mag, {top}
-  %zw = zext i1 %isw to i64
-  %wild1 = add i64 %wild, %zw
-  %next = add i64 %i, 1
+{store}  %next = add i64 %i, 1
   %more = icmp slt i64 %next, %n
   br i1 %more, label %loop, label %done
 done:
@@ -243,7 +233,7 @@ def add(
     """
     rows, first, width = rectangle
     with ONE_AT_A_TIME:
-        call, _ = _made(_NAMES[weight.dtype], fused and registers().fused)
+        call, _ = _made(NAMES[weight.dtype], fused and registers().fused)
     given = (_Term * max(1, len(terms)))()
     for place, term in zip(given, terms, strict=False):
         place.up, place.down = address(term.up), address(term.down) + 8 * first
@@ -286,19 +276,18 @@ def registers() -> Registers:
 @cache
 def _made(kind: str, fused: bool) -> tuple[Any, Any]:
     """Compile the loop for a dtype; returns the function, and what keeps its code in memory."""
-    held, item = registers(), _ITEMS[kind]
+    held = registers()
     text = _LOOP.format(
-        item=item,
-        kind=kind,
-        mask=(1 << (int(item[1:]) - 1)) - 1,
-        top=_TOP[kind],
+        item=ITEMS[kind],
+        load=load(kind, "w", "v"),
+        store=store(kind, "%v"),
         rows=held.rows,
         tile=_TILE,
         step=held.vectors * held.lanes,
         size=held.rows * _TILE,
         bytes=8 * held.rows * _TILE,
     )
-    engine = assemble(_helpers() + _product(held, fused) + text)
+    engine = assemble(helpers() + _product(held, fused) + text)
     numbers = [ctypes.c_int64] * 3
     types = [ctypes.c_void_p] * 2 + numbers + [ctypes.c_void_p] + numbers[:2]
     made = ctypes.CFUNCTYPE(ctypes.c_int64, *types)

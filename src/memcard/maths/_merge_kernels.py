@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from memcard.core.compiled import ONE_AT_A_TIME, address, assemble
-from memcard.maths._mix_kernels import _ITEMS, _NAMES, _TOP, _helpers, knows
+from memcard.maths._stored_text import ITEMS, NAMES, helpers, knows, load, store
 from memcard.maths.floats import scratch
 
 __all__ = ["MOST", "Mix", "knows", "merge", "sift"]
@@ -54,20 +54,10 @@ entry:
 loop:
   %i = phi i64 [ 0, %entry ], [ %next, %loop ]
   %wild = phi i64 [ 0, %entry ], [ %wild1, %loop ]
-  %qb = getelementptr {base_item}, ptr %base, i64 %i
-  %cb = load {base_item}, ptr %qb, align 1
-  %b = call double @widen_{base}({base_item} %cb)
-{body}
+{load_base}{body}
   %change = fmul double %mixed, %scale
   %total = fadd double %b, %change
-  %code = call {item} @narrow_{kind}(double %total)
-  %po = getelementptr {item}, ptr %out, i64 %i
-  store {item} %code, ptr %po, align 1
-  %mag = and {item} %code, {mask}
-  %isw = icmp uge {item} %mag, {top}
-  %zw = zext i1 %isw to i64
-  %wild1 = add i64 %wild, %zw
-  %next = add i64 %i, 1
+{store}  %next = add i64 %i, 1
   %more = icmp slt i64 %next, %n
   br i1 %more, label %loop, label %done
 done:
@@ -75,10 +65,7 @@ done:
   ret i64 %found
 }}
 """
-_TERM = """  %q{k} = getelementptr {item}, ptr %p{k}, i64 %i
-  %c{k} = load {item}, ptr %q{k}, align 1
-  %u{k} = call double @widen_{kind}({item} %c{k})
-  %d{k} = fsub double %u{k}, %b
+_TERM = """  %d{k} = fsub double %u{k}, %b
   %bits{k} = bitcast double %d{k} to i64
   %key{k} = and i64 %bits{k}, 9223372036854775807
   %in{k} = icmp sge i64 %key{k}, %cut{k}
@@ -110,13 +97,7 @@ entry:
   br label %loop
 loop:
   %i = phi i64 [ 0, %entry ], [ %next, %loop ]
-  %qb = getelementptr {base_item}, ptr %base, i64 %i
-  %cb = load {base_item}, ptr %qb, align 1
-  %b = call double @widen_{base}({base_item} %cb)
-  %qt = getelementptr {item}, ptr %tuned, i64 %i
-  %ct = load {item}, ptr %qt, align 1
-  %t = call double @widen_{kind}({item} %ct)
-  %d = fsub double %t, %b
+{load_base}{load_tuned}  %d = fsub double %t, %b
   %bits = bitcast double %d to i64
   %key = and i64 %bits, 9223372036854775807
   %po = getelementptr i64, ptr %keys, i64 %i
@@ -222,9 +203,9 @@ def merge(
     Returns:
         How many values of ``out`` are NaN or infinite.
     """
-    kinds = tuple(_NAMES[p.dtype] for p in parts)
+    kinds = tuple(NAMES[p.dtype] for p in parts)
     with ONE_AT_A_TIME:
-        call, _ = _made(kinds, _NAMES[out.dtype], how)
+        call, _ = _made(kinds, NAMES[out.dtype], how)
     places = [address(p) for p in parts]
     found: int = call(*places, *weights, *cuts, address(out), float(sum(weights)), scale, out.size)
     return found
@@ -243,7 +224,7 @@ def sift(
     )
     above = ctypes.c_int64()
     with ONE_AT_A_TIME:
-        call, _ = _sifter(_NAMES[base.dtype], _NAMES[tuned.dtype])
+        call, _ = _sifter(NAMES[base.dtype], NAMES[tuned.dtype])
     arrays = [address(a) for a in (base, tuned, keys, places, kept)]
     found: int = call(*arrays, ctypes.addressof(above), low, high, base.size)
     return places[:found], kept[:found], above.value
@@ -256,20 +237,13 @@ def _made(kinds: tuple[str, ...], out: str, how: Mix) -> tuple[Any, Any]:
     numbers = range(len(tuned))
     arguments = ["ptr %base", *(f"ptr %p{k}" for k in numbers)]
     arguments += [f"double %w{k}" for k in numbers] + [f"i64 %cut{k}" for k in numbers]
-    item = _ITEMS[out]
-    engine = assemble(
-        _helpers()
-        + _LOOP.format(
-            arguments=", ".join(arguments),
-            base=base,
-            base_item=_ITEMS[base],
-            body=_body(tuned, how),
-            item=item,
-            kind=out,
-            mask=(1 << (int(item[1:]) - 1)) - 1,
-            top=_TOP[out],
-        )
+    text = _LOOP.format(
+        arguments=", ".join(arguments),
+        load_base=load(base, "base", "b"),
+        body=_body(tuned, how),
+        store=store(out, "%total"),
     )
+    engine = assemble(helpers() + text)
     types: list[Any] = [ctypes.c_void_p] * len(kinds)
     types += [ctypes.c_double] * len(tuned) + [ctypes.c_int64] * len(tuned)
     types += [ctypes.c_void_p, ctypes.c_double, ctypes.c_double, ctypes.c_int64]
@@ -279,7 +253,7 @@ def _made(kinds: tuple[str, ...], out: str, how: Mix) -> tuple[Any, Any]:
 
 def _body(tuned: Sequence[str], how: Mix) -> str:
     """Return what makes %mixed of the changes of one value."""
-    lines = [_TERM.format(k=k, kind=kind, item=_ITEMS[kind]) for k, kind in enumerate(tuned)]
+    lines = [load(kind, f"p{k}", f"u{k}") + _TERM.format(k=k) for k, kind in enumerate(tuned)]
     last = "%v0"
     if how.agreeing:
         lines.append("  %votes0 = fadd double 0.0, %v0\n")
@@ -302,8 +276,9 @@ def _body(tuned: Sequence[str], how: Mix) -> str:
 
 @cache
 def _sifter(base: str, tuned: str) -> tuple[Any, Any]:
-    kinds = {"base": base, "kind": tuned, "base_item": _ITEMS[base], "item": _ITEMS[tuned]}
-    engine = assemble(_helpers() + _SIFT.format(group=_GROUP, ones=_ONES, **kinds))
+    loads = {"load_base": load(base, "base", "b"), "load_tuned": load(tuned, "tuned", "t")}
+    items = {"base_item": ITEMS[base], "item": ITEMS[tuned]}
+    engine = assemble(helpers() + _SIFT.format(group=_GROUP, ones=_ONES, **loads, **items))
     types: list[Any] = [ctypes.c_void_p] * 6 + [ctypes.c_int64] * 3
     made = ctypes.CFUNCTYPE(ctypes.c_int64, *types)
     return made(engine.get_function_address("sift")), engine

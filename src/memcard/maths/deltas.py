@@ -27,16 +27,6 @@ _PIECES = 16  # places from which values are looked at beforehand
 _BASE, _MASK, _SIZE, _SUM, _VOTES, _DIVISOR, _DELTA = 20, 21, 22, 23, 24, 25, 100
 
 
-def widen(values: Array, out: Double) -> None:
-    """Turn stored floats into float64, exactly; by a compiled loop where there is one."""
-    if values.dtype == np.float16:
-        kernels = compiled(values.size)
-        if kernels is not None:
-            kernels.widen(values, out)
-            return
-    decode(values, out)
-
-
 def blocks(
     parts: Sequence[memoryview], dtypes: Sequence[DType], *, size: int = BLOCK
 ) -> Iterator[tuple[int, Double, list[Double]]]:
@@ -51,7 +41,7 @@ def blocks(
     for at in range(0, base.size, size):
         count = min(size, base.size - at)
         origin = scratch(_BASE, count, np.float64)
-        widen(base[at : at + count], origin)
+        decode(base[at : at + count], origin)
         deltas = []
         for i, values in enumerate(tuned):
             delta = scratch(_DELTA + i, count, np.float64)
@@ -67,7 +57,7 @@ def subtract(values: Array, base: Double, out: Double) -> None:
 
         loops.change(values, base, out)
         return
-    widen(values, out)
+    decode(values, out)
     np.subtract(out, base, out=out)
 
 

@@ -21,6 +21,8 @@ _DENOMINATOR = 12
 # Standard errors by which a typed weight may miss the measured one: sums whose every step is rounded are
 # not quite what least squares takes them for.
 _WITHIN = 60
+_ROUGH, _EXACT = 3.0, 6  # what a first look may miss an error by; sums of one size that are solved
+_ROWS = 1 << 14  # values for a first look
 _ALL_TRIPLES = 12  # with more candidates, only those that explain most are tried in threes
 
 
@@ -81,21 +83,51 @@ def search(
         good: largest error, in rounding steps, of a solution worth looking at.
     """
     places = range(len(columns))
-    few = places
+    few = list(places)
     if len(columns) > _ALL_TRIPLES:
         alone = [float(np.mean(np.abs(target - c) / unit)) for c in columns]
-        few_list = sorted(places, key=lambda i: alone[i])[:_ALL_TRIPLES]
-        few = range(len(few_list))
-    else:
-        few_list = list(places)
-    for size, pool in ((1, list(places)), (2, list(places)), (3, [few_list[i] for i in few])):
-        found = [_of(target, columns, unit, chosen) for chosen in combinations(pool, size)]
+        few = sorted(places, key=lambda i: alone[i])[:_ALL_TRIPLES]
+    errors = _Errors(target, columns, unit)
+    for size, pool in ((1, list(places)), (2, list(places)), (3, few)):
+        rough = {chosen: errors.of(chosen) for chosen in combinations(pool, size)}
+        near = sorted((c for c in rough if rough[c] <= _ROUGH * good), key=lambda c: rough[c])
+        found = [_of(target, columns, unit, chosen) for chosen in near[:_EXACT]]
         yield from sorted((s for s in found if s.error <= good), key=lambda s: s.error)
     if len(columns) > 3:
         whole = solve(target, columns, unit)
         used = tuple(i for i in places if abs(whole.weights[i]) > max(4 * whole.spread[i], 1e-6))
         if len(used) > 3 and (found_ := _of(target, columns, unit, used)).error <= good:
             yield found_
+
+
+class _Errors:
+    """The errors of all sums of a few columns, from inner products that are taken once.
+
+    Good to two digits where the columns are close relatives; ``solve`` has the rest.
+    """
+
+    def __init__(self, target: Double, columns: Sequence[Double], unit: Double) -> None:
+        few = slice(None, None, 1 + len(target) // _ROWS)
+        first, one = columns[0][few], unit[few]
+        rows = [first / one, *((c[few] - first) / one for c in columns), (target[few] - first) / one]
+        whole = np.stack(rows)
+        self._inner = np.einsum("ij,kj->ik", whole, whole) / len(first)
+        self._count = len(columns)
+
+    def of(self, chosen: tuple[int, ...]) -> float:
+        """Return about the root mean square of what is left, in units."""
+        lead, rest = chosen[0] + 1, [i + 1 for i in chosen[1:]]
+        # In terms of the rows: the lead column, the changes from it, and the target's change from it.
+        basis = np.zeros((len(chosen) + 1, self._count + 2))
+        basis[0, 0] = basis[0, lead] = 1
+        for row, place in zip(basis[1:-1], rest, strict=True):
+            row[place], row[lead] = 1, -1
+        basis[-1, -1], basis[-1, lead] = 1, -1
+        inner = basis @ self._inner @ basis.T
+        if len(chosen) == 1:
+            return float(np.sqrt(max(inner[-1, -1], 0.0)))
+        found, *_ = np.linalg.lstsq(inner[:-1, :-1], inner[:-1, -1], rcond=None)
+        return float(np.sqrt(max(inner[-1, -1] - found @ inner[:-1, -1], 0.0)))
 
 
 def _of(

@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from memcard.core.tensors import DType
-from memcard.maths.deltas import blocks, subtract, widen
-from memcard.maths.floats import Array, scratch, stored
+from memcard.maths.deltas import blocks, subtract
+from memcard.maths.floats import Array, decode, scratch, stored
 from memcard.maths.rounding import compiled
 from memcard.maths.select import TOP, Column, Cut, Keys, keys_of
 
@@ -39,7 +39,7 @@ class Sizes:
         """Make all of them."""
         size = self.base.size
         base, change = (scratch(place, size, np.float64) for place in (_BASE, _SIZE))
-        widen(self.base, base)
+        decode(self.base, base)
         subtract(self.tuned, base, change)
         return keys_of(np.abs(change, out=change))
 

@@ -15,8 +15,8 @@ from typing import ClassVar, cast
 import numpy as np
 
 from memcard.core.tensors import Spec, Specs
-from memcard.maths.deltas import blocks, widen
-from memcard.maths.floats import encode, stored
+from memcard.maths.deltas import blocks
+from memcard.maths.floats import decode, encode, stored
 from memcard.ops._deltas import KEPT, LAMBDA, refuse_dtypes, refuse_pairs
 from memcard.ops._pairs import DTYPE, is_weight, result_dtype
 from memcard.recipes.nodes import Params, Step
@@ -60,7 +60,7 @@ class AddDifference:
         with np.errstate(all="ignore"):
             for at, origin, deltas in blocks(parts[1:] or parts, step.detail[1:] or step.detail):
                 end = at + origin.size
-                widen(changed[at:end], origin)  # the base has done its work
+                decode(changed[at:end], origin)  # the base has done its work
                 for delta in deltas:
                     np.add(origin, np.multiply(delta, scale, out=delta), out=origin)
                 bad += encode(origin, target[at:end])

@@ -9,6 +9,7 @@ import pytest
 from ml_dtypes import bfloat16
 
 from memcard.maths import _mix_kernels as loops
+from memcard.maths import _stored_text as texts
 from memcard.maths import floats
 from memcard.maths.rounding import BLOCK
 
@@ -21,7 +22,7 @@ def ways(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Ite
     """Convert halves by the processor's instructions, and by whole numbers."""
     loops._made.cache_clear()
     if request.param == "numbers":
-        monkeypatch.setattr(loops, "_helpers", lambda: loops._HALF_BY_NUMBERS + loops._REST)
+        monkeypatch.setattr(loops, "helpers", texts.exact_helpers)
     yield
     loops._made.cache_clear()
 
