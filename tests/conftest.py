@@ -1,10 +1,12 @@
 """Hypothesis for all tests: the same examples in every run, so that a red run means a change.
 
-``MEMCARD_HYPOTHESIS=wide pytest`` looks for new ones, five times as many. No test uses or fills the cache of
-digests of whoever runs it.
+``MEMCARD_HYPOTHESIS=wide pytest`` looks for new ones, five times as many. No test uses or fills the library
+or the cache of digests of whoever runs it.
 """
 
 import os
+import tempfile
+from pathlib import Path
 
 from hypothesis import HealthCheck, settings
 
@@ -18,3 +20,4 @@ settings.register_profile(
 settings.load_profile(os.environ.get("MEMCARD_HYPOTHESIS", "steady"))
 
 os.environ["MEMCARD_CACHE"] = ""
+os.environ["MEMCARD_HOME"] = str(Path(tempfile.gettempdir(), f"memcard-tests-{os.getpid()}"))
