@@ -68,16 +68,14 @@ def table(rows: Sequence[Sequence[str]], *, header: Sequence[str]) -> str:
     """Return aligned columns, two spaces apart."""
     lines = [list(header), *[list(r) for r in rows]]
     widths = [max(len(line[i]) for line in lines) for i in range(len(header))]
-    return clean(
-        "\n".join(
-            "  ".join(cell.ljust(w) for cell, w in zip(line, widths, strict=True)).rstrip()
-            for line in lines
-        )
-    )
+    form = "  ".join(f"{{:<{width}}}" for width in widths)  # one call a line: lists have 20,000
+    return clean("\n".join([form.format(*line).rstrip() for line in lines]))
 
 
 def clean(text: str) -> str:
     """Return text of a stranger's file as it may go to a terminal: control characters spelled out."""
+    if text.replace("\n", "").isprintable():  # nearly always, and 30 times as fast
+        return text
     return "".join(c if c.isprintable() or c == "\n" else ascii(c)[1:-1] for c in text)
 
 

@@ -30,13 +30,27 @@ COMMANDS: Mapping[str, str] = {
     "scan": "Look through folders of models: what is there, what the library knows, and what is new.",
     "ls": "List the checkpoints of the library.",
     "show": "Show what the library knows of a checkpoint: what it is, its digests, where it lies.",
+    "tree": "Draw what a checkpoint was made of, and what was made of it.",
     "pack": "Store checkpoints of the library in little space, bit for bit: REF, or all of them.",
     "export": "Write a stored checkpoint as the very file it was when it was added.",
     "rm": "Take names out of the library; `memcard undo` puts them back.",
     "undo": "Put back what `memcard rm` or `memcard gc` put away last, or the entry of this name.",
     "verify": "Read what the library remembers, and tell whether it still is what it was.",
+    "repair": "Mend what the library keeps, from other copies of the same values.",
     "gc": "Put away what no name leads to, and empty the trash of what has been there for long.",
+    "doctor": "Look the library over: its folder, disk, locks, names, records and packs; say what to do.",
     "completion": "Print the shell completion script for bash, zsh or fish.",
+}
+
+
+# What ``memcard --help`` shows together.
+SECTIONS: Mapping[str, tuple[str, ...]] = {
+    "Begin": ("demo", "generate"),
+    "Look at a file": ("inspect", "card", "license", "discover", "diff"),
+    "Make and change": ("convert", "merge", "lora", "delta", "ema", "bake"),
+    "The library": ("add", "scan", "ls", "show", "tree", "export", "rm", "undo"),
+    "Its space and health": ("pack", "verify", "repair", "gc", "doctor"),
+    "Else": ("completion",),
 }
 
 
@@ -44,8 +58,8 @@ class LazyGroup(click.Group):
     """A click group whose commands are modules of ``memcard.cli``, imported on use."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """Return the names in the order of the tour, not of the alphabet."""
-        return list(COMMANDS)
+        """Return the names in the order in which they are shown, not of the alphabet."""
+        return [name for names in SECTIONS.values() for name in names]
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """Import one command."""
@@ -67,9 +81,10 @@ class LazyGroup(click.Group):
             raise click.UsageError(f"{error.message} Did you mean {near[0]!r}?", ctx) from None
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """List the commands from the table."""
-        with formatter.section("Commands"):
-            formatter.write_dl(list(COMMANDS.items()))
+        """List the commands from the table, by section."""
+        for title, names in SECTIONS.items():
+            with formatter.section(title):
+                formatter.write_dl([(name, COMMANDS[name]) for name in names])
 
 
 EPILOG = """\b

@@ -38,12 +38,17 @@ class _Change(click.ParamType[tuple[str, str]]):
         "memcard card my-tune.safetensors --set cfg=5 --set 'tags=portrait, film'",
         "memcard card my-tune.safetensors --set license=",
         "memcard card my-lora.safetensors --write a1111",
+        "memcard card sdxl-base --set 'tags=base, realistic'",
         "memcard card my-lora.safetensors --json | jq .origin",
     )
 )
 @click.argument("path")
 @click.option(
-    "--set", "changes", type=_Change(), multiple=True, help="Say so yourself, in NAME.memcard.json."
+    "--set",
+    "changes",
+    type=_Change(),
+    multiple=True,
+    help="Say so yourself: in NAME.memcard.json, or in the library.",
 )
 @click.option(
     "--write", "style", type=click.Choice(_STYLES), help="Write a sidecar that other tools read."
@@ -65,7 +70,7 @@ def command(
 
     Reads its header and the files beside it: sidecars of A1111, Civitai Helper, Stability Matrix, Lora-Manager
     and SwarmUI, previews, a Hugging Face README. PATH itself is never changed: --set and --write make files
-    beside it. Ends with 1 if nothing is known.
+    beside it. PATH may be a name of the library: what you --set is then kept there. Ends with 1 if nothing is known.
     """
     from memcard.jobs import card as job
 

@@ -27,6 +27,14 @@ def command(days: float, dry_run: bool, as_json: bool) -> int:
     will = "would be " if dry_run else ""
     count, size = len(done.put_away), _show.human_size(done.nbytes)
     click.echo(f"{will}put into the trash: {_show.counted(count, 'file')}, {size}")
+    if done.rewritten:
+        packs = _show.counted(len(done.rewritten), "pack")
+        click.echo(f"{will}written anew without what is dead: {packs}")
     gone = _show.counted(len(done.removed), "entry").replace("entrys", "entries")
     click.echo(f"{will}removed from the trash for good: {gone}, {_show.human_size(done.freed)}")
+    if done.busy:
+        _show.advise(
+            "Another memcard is at work on this library: its packs, and what is less than an hour old, were "
+            "left alone. Run gc again when it is done."
+        )
     return 0

@@ -44,18 +44,32 @@ def _readable(facts: dict[str, Any]) -> dict[str, Any]:
     files = [
         f"{f['name']}  {f['sha256'][:12]}  {_show.human_size(f['size'])}" for f in facts["files"]
     ]
+    card, packed = facts["card"], facts["packed"]
+    settings = card.get("settings", {})
     return {
         "name": facts["name"],
+        "title": card.get("title"),
         "is": " ".join(filter(None, [facts["architecture"], facts["kind"]])),
         "size": _show.human_size(facts["size"]),
         "format": facts["format"],
         "tensors": f"{facts['tensors']}: {dtypes}" if dtypes else "none",
+        "trigger words": ", ".join(card.get("trigger_words", ())),
+        "tags": ", ".join(card.get("tags", ())),
+        "settings": ", ".join(f"{key} {value}" for key, value in settings.items()),
+        "license": card.get("license"),
         **facts["digests"],
         "added": facts["added"],
         "places": places,
+        "packed": None if packed is None else _packed(packed, facts["size"]),
         "files": files if len(files) > 1 else None,
         "made of": facts["parents"],
         "versions before": [f"{v['sha256'][:12]}  {v['at']}" for v in facts["history"]],
         "notes": facts["notes"],
         "manifest": facts["manifest"],
     }
+
+
+def _packed(packed: dict[str, Any], size: int) -> str:
+    share = f"{100 * packed['stored'] / max(size, 1):.2g} % of its size"
+    how = packed["recipe"] or _show.counted(len(packed["packs"]), "pack")
+    return f"{_show.human_size(packed['stored'])}, {share}: {how}"

@@ -14,7 +14,8 @@ Sources: Duda 2013, arXiv:1311.2540 (rANS); Giesen 2014, arXiv:1402.3392 (interl
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Any
 
@@ -373,11 +374,52 @@ _SHARED = {
 }
 
 
-@cache
-def _compiled(item: int) -> tuple[Mapping[str, Any], Any]:
-    """Compile the loops for words of ``item`` bytes, those for symbols for 0; and what keeps their code."""
+# What is needed together is compiled together: to read a pack takes a part of the loops, and a tenth of a second
+# less than all of them.
+_TOGETHER = (
+    ("spread", "extras"),
+    ("restore",),
+    ("rotate",),
+    ("join",),
+    ("tally", "cost", "cluster", "scale", "entries", "encode"),
+    ("slots", "decode"),
+)
+
+
+class _Loops(dict[str, Any]):
+    """The loops for words of ``item`` bytes by name, those for symbols for 0; compiled when asked for."""
+
+    def __init__(self, item: int) -> None:
+        super().__init__()
+        self._item = item
+        self._engines: list[Any] = []  # which own the code
+
+    def __missing__(self, name: str) -> Any:
+        with ONE_AT_A_TIME:
+            if name not in self:  # another thread may have been first
+                self._compile(next(names for names in _TOGETHER if name in names))
+        return self[name]
+
+    def _compile(self, names: Sequence[str]) -> None:
+        parts = re.split(r"^(?=def )", _VALUES if self._item else _SYMBOLS, flags=re.MULTILINE)
+        text = "".join(part for part in parts if part[4 : part.find("(")] in names)
+        kinds = {"word": f"u{8 * self._item}", "wide": "u64" if self._item == 8 else "u32"}
+        engine = assemble(translate(text, kinds, _constants(self._item)))
+        self._engines.append(engine)
+        self.update({name: _bound(engine, name, n) for name, n in arguments(text).items()})
+
+
+_ALL = {item: _Loops(item) for item in (0, 1, 2, 4, 8)}
+
+
+def loops(item: int) -> Mapping[str, Any]:
+    """Return the loops for words of 1, 2, 4 or 8 bytes by name, or those for symbols (0)."""
+    return _ALL[item]
+
+
+def _constants(item: int) -> Mapping[str, int]:
     bits = 8 * item
-    constants = _SHARED | {
+    return _SHARED | {
         "WIDTH": bits,
         "BYTES": item,
         "BITS": 64 if item == 8 else 32,
@@ -393,12 +435,9 @@ def _compiled(item: int) -> tuple[Mapping[str, Any], Any]:
         "TOP": 1 << max(bits - 1, 0),
         "SHIFT": 53 if item == 8 else max(bits - 8, 0),
     }
-    kinds = {"word": f"u{bits}", "wide": "u64" if item == 8 else "u32"}
-    text = _VALUES if item else _SYMBOLS
-    engine = assemble(translate(text, kinds, constants))
-    return {name: _bound(engine, name, count) for name, count in arguments(text).items()}, engine
 
 
+@cache
 def _can_expand() -> bool:
     """Tell if the processor takes as many words as there are lanes in need from a list at once."""
     return llvm.get_host_cpu_features().get("avx512vbmi2", False)  # type: ignore[no-any-return]
@@ -408,9 +447,3 @@ def _bound(engine: Any, name: str, count: int) -> Any:
     # Addresses and counts alike are passed as whole numbers of 64 bits.
     kind = ctypes.CFUNCTYPE(ctypes.c_uint64, *[ctypes.c_uint64] * count)
     return kind(engine.get_function_address(name))
-
-
-def loops(item: int) -> Mapping[str, Any]:
-    """Return the loops for words of 1, 2, 4 or 8 bytes by name, or those for symbols (0)."""
-    with ONE_AT_A_TIME:
-        return _compiled(item)[0]

@@ -1,13 +1,16 @@
 """From tensors of a checkpoint to modules that run.
 
 Bytes become tensors without a copy; only a change of dtype or device makes one. With
-``MEMCARD_IO=mmap`` a module whose weights need neither runs straight from the mapped file.
+``MEMCARD_IO=mmap`` a module whose weights need neither runs straight from the mapped file. What has to be
+decoded or computed first, such as a packed checkpoint or a merge, is made ready by several threads.
 """
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Final
 
 import torch
@@ -27,6 +30,7 @@ DTYPES: Final[Mapping[str, torch.dtype]] = {
     "F8_E5M2": torch.float8_e5m2,
 }
 _SHOWN: Final = 4
+_THREADS: Final = 4  # at most, that decode
 
 
 def fill(
@@ -55,10 +59,17 @@ def fill(
     wanted = {name: tuple(value.shape) for name, value in module.state_dict().items()}
     found = {t.key: n for n, t in targets.items() if t.component == component and t.key in wanted}
     _check(component, wanted, found, checkpoint, targets)
-    state = {
-        key: tensor(checkpoint, name, wanted[key]).to(device=device, dtype=dtype)
-        for key, name in found.items()
-    }
+    plain = all(checkpoint.extent(name) is not None for name in found.values())
+    read = tensor if plain else _decoded
+
+    def value(key: str) -> Tensor:
+        return read(checkpoint, found[key], wanted[key]).to(device=device, dtype=dtype)
+
+    if plain:
+        state = {key: value(key) for key in found}
+    else:
+        with ThreadPoolExecutor(min(_THREADS, os.cpu_count() or 1)) as pool:
+            state = dict(zip(found, pool.map(value, found), strict=True))
     module.load_state_dict(state, strict=True, assign=True)
     module.requires_grad_(requires_grad=False)
     module.to(device)  # buffers
@@ -72,6 +83,14 @@ def tensor(checkpoint: Checkpoint, name: str, shape: Sequence[int]) -> Tensor:
         # The bytes may be a read-only map. Nothing here writes to a weight.
         warnings.filterwarnings("ignore", "The given buffer is not writable", UserWarning)
         return torch.frombuffer(buffer, dtype=DTYPES[spec.dtype.name]).reshape(tuple(shape))
+
+
+def _decoded(checkpoint: Checkpoint, name: str, shape: Sequence[int]) -> Tensor:
+    """Return one tensor in memory of its own; from any thread, as ``tensor`` is not."""
+    spec = checkpoint.specs[name]
+    whole = torch.empty(spec.nbytes, dtype=torch.uint8)  # not zeroed, as a bytearray would be
+    checkpoint.readinto(name, whole.numpy().data)
+    return whole.view(DTYPES[spec.dtype.name]).reshape(tuple(shape))
 
 
 def _check(

@@ -19,6 +19,9 @@ from memcard.recipes.execute import RecipeCheckpoint, Resolver, evaluate
 from memcard.recipes.nodes import Apply, Node, Params
 
 _TENSORS = 24  # of those a LoRA changes; enough to know a strength
+_EXPLAINED = (
+    0.7  # of a change, what may be left: rounding to a narrow dtype can be as large as the change
+)
 _GOOD = 0.9  # share of sampled values that a bake must give to be one
 
 
@@ -70,7 +73,7 @@ def _baked(
     for checkpoint in changed:
         checkpoint.close()
     best: Guess | None = None
-    for strengths in typed(solution):
+    for strengths in typed(solution) if solution.error < _EXPLAINED else ():
         made = _baking(node, [lora for _, lora, _ in loras], strengths, resolve)
         right = _right(target, made, [*names, *_rest(target, names)])
         made.close()
@@ -127,7 +130,10 @@ def _strengths(
     changed: Sequence[RecipeCheckpoint],
     names: Sequence[str],
 ) -> Solution:
-    """Fit the change from the parent by the changes of the LoRAs at strength 1."""
+    """Fit the change from the parent by the changes of the LoRAs at strength 1.
+
+    The error is the norm of what is left by the norm of the change.
+    """
     left: list[np.ndarray[tuple[int], np.dtype[np.float64]]] = []
     right: list[list[np.ndarray[tuple[int], np.dtype[np.float64]]]] = [[] for _ in changed]
     for name in names:
@@ -143,7 +149,9 @@ def _strengths(
     noise = float(rest @ rest) / max(1, len(rest) - len(found))
     spread = np.sqrt(np.maximum(np.diag(np.linalg.pinv(table.T @ table)) * noise, 0))
     weights, spreads = tuple(map(float, found)), tuple(map(float, spread))
-    return Solution(tuple(range(len(changed))), weights, spreads, 0.0)
+    whole = float(change @ change)
+    error = np.sqrt(float(rest @ rest) / whole) if whole else 0.0
+    return Solution(tuple(range(len(changed))), weights, spreads, float(error))
 
 
 def _rest(target: Checkpoint, names: Sequence[str]) -> list[str]:

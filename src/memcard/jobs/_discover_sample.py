@@ -13,6 +13,7 @@ from memcard.maths.fit import Double, rounding_step
 from memcard.maths.floats import PRECISION, Array, can_compute, decode, stored
 
 _RUN, _RUNS = 512, 8  # values read in one place, places in a tensor
+_ROWS = 1 << 17  # values from which weights are solved
 _MANY = 200  # tensors; of more, fewer values of each
 _WITHIN = 1 << 20  # values, the first of a tensor: packed ones are decoded in such blocks
 
@@ -103,10 +104,14 @@ class Columns:
 
 
 def columns(samples: Sequence[Sample], chosen: Sequence[int]) -> Columns:
-    """Put the samples of the chosen candidates into columns; all of them have every tensor."""
-    target = np.concatenate([wide(s.target) for s in samples])
-    parents = [np.concatenate([wide(_there(s.parents[i])) for s in samples]) for i in chosen]
-    unit = np.concatenate([_unit(s.target) for s in samples])
+    """Put the samples of the chosen candidates into columns; all of them have every tensor.
+
+    Of more than ``_ROWS`` values every second, third and so on is taken: columns of all candidates take memory.
+    """
+    few = slice(None, None, 1 + sum(s.size for s in samples) // _ROWS)
+    target = np.concatenate([wide(s.target[few]) for s in samples])
+    parents = [np.concatenate([wide(_there(s.parents[i])[few]) for s in samples]) for i in chosen]
+    unit = np.concatenate([_unit(s.target[few]) for s in samples])
     fine = np.isfinite(target)
     for parent in parents:
         fine &= np.isfinite(parent)

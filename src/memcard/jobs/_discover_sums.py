@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,7 @@ _GOOD = 1.5
 _SURE = 0.9999  # share of values a formula must give for larger ones not to be tried
 _SOLUTIONS = 4  # of one size, those of the least error
 _FEW, _TRIED = 8, 6  # tensors for a first look at a formula; formulas that are looked at again
+_BY_BLOCK = 2  # formulas for which other weights are looked for in each tensor
 _NAMES = {dtype: name for name, dtype in STORED.items()}
 
 
@@ -94,8 +96,8 @@ def guesses(
         return _patchwork(kept, samples, refs, nodes, target)
     best: Guess | None = None
     for formulas in _formulas(mixed, whole):
-        for formula in _ranked(formulas, mixed):
-            blocks = _by_weights(formula, mixed)
+        for rank, formula in enumerate(_ranked(formulas, mixed)):
+            blocks = _by_weights(formula, mixed, alike=rank >= _BY_BLOCK)
             guess = _assembled(formula, blocks, kept, samples, refs, nodes, target)
             if guess is not None and (best is None or guess.right > best.right):
                 best = guess
@@ -106,6 +108,13 @@ def guesses(
     return best
 
 
+def untouched(samples: Sequence[Sample], place: int) -> float:
+    """Return the share of the tensors that one candidate has too, as they are or cast."""
+    cast = _Formula("cast", (place,), (1.0,))
+    same = sum(_common(s, [place]) and cast.right([s], (1.0,)) == s.size for s in samples)
+    return same / max(1, len(samples))
+
+
 def _common(sample: Sample, whole: Sequence[int]) -> bool:
     return bool(whole) and all(sample.parents[i] is not None for i in whole)
 
@@ -113,16 +122,25 @@ def _common(sample: Sample, whole: Sequence[int]) -> bool:
 def _formulas(mixed: Sequence[Sample], whole: Sequence[int]) -> Iterator[list[_Formula]]:
     """Yield formulas of one checkpoint, of two and so on."""
     table = columns(mixed, whole)
-    known = list(search(table.target, table.parents, table.unit, good=_GOOD))
-    if not known:  # other weights in every block: a tensor of its own says which candidates count
-        known = _one_tensor(mixed, whole)
-    for size in sorted({len(s.chosen) for s in known}):
-        found: list[_Formula] = []
-        for solution in [s for s in known if len(s.chosen) == size][:_SOLUTIONS]:
-            chosen = tuple(whole[i] for i in solution.chosen)
-            for weights in typed(solution):
-                found += _styles(chosen, weights)
-        yield found
+    nothing = True
+    known = search(table.target, table.parents, table.unit, good=_GOOD)
+    for _, solutions in groupby(known, key=lambda s: len(s.chosen)):
+        nothing = False
+        yield _written(list(solutions), whole)
+    if nothing:  # other weights in every block: a tensor of its own says which candidates count
+        known = iter(sorted(_one_tensor(mixed, whole), key=lambda s: len(s.chosen)))
+        for _, solutions in groupby(known, key=lambda s: len(s.chosen)):
+            yield _written(list(solutions), whole)
+
+
+def _written(solutions: Sequence[Solution], whole: Sequence[int]) -> list[_Formula]:
+    """Return the formulas that people may have written for these solutions."""
+    found: list[_Formula] = []
+    for solution in solutions[:_SOLUTIONS]:
+        chosen = tuple(whole[i] for i in solution.chosen)
+        for weights in typed(solution):
+            found += _styles(chosen, weights)
+    return found
 
 
 def _ranked(formulas: Sequence[_Formula], mixed: Sequence[Sample]) -> list[_Formula]:
@@ -187,9 +205,14 @@ def _as_change(
 
 
 def _by_weights(
-    formula: _Formula, mixed: Sequence[Sample]
+    formula: _Formula, mixed: Sequence[Sample], *, alike: bool
 ) -> Mapping[tuple[float, ...], list[Sample]]:
-    """Group the tensors by the weights that give them; the formula's own serve where they fit."""
+    """Group the tensors by the weights that give them; the formula's own serve where they fit.
+
+    If ``alike``, they serve everywhere.
+    """
+    if alike:
+        return {formula.weights: list(mixed)}
     groups: dict[tuple[float, ...], list[Sample]] = {formula.weights: []}
     for sample in mixed:
         weights = formula.weights
@@ -228,6 +251,13 @@ def _assembled(
     if len(dtypes) != 1:
         return None
     dtype = dtypes.pop()
+    # What the formula gives anyway needs no third checkpoint that has it too.
+    kept = {
+        s.name: i
+        for s in samples
+        if (i := kept.get(s.name)) is not None
+        and (i in formula.chosen or not _explained(formula, s, dtype))
+    }
     right = sum(formula.right(found, weights) for weights, found in blocks.items())
     total = sum(s.size for found in blocks.values() for s in found)
     main = max(blocks, key=lambda w: len(blocks[w]))
@@ -266,6 +296,13 @@ def _assembled(
     if foreign:
         title += f", {len(foreign)} tensors as in {', '.join(_few(refs[i] for i in dict.fromkeys(foreign.values())))}"
     return Guess(node, title, right / total if total else 1.0)
+
+
+def _explained(formula: _Formula, sample: Sample, dtype: str) -> bool:
+    """Whether a formula gives all sampled values of a tensor."""
+    if _NAMES[sample.target.dtype] != dtype or not _common(sample, formula.chosen):
+        return False
+    return formula.right([sample], formula.weights) == sample.size
 
 
 def _few(names: Iterator[str]) -> list[str]:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from memcard.errors import IntegrityError, NotFoundError
+from memcard.errors import IntegrityError, MemcardError, NotFoundError
+from memcard.store import manifest as manifests
 from memcard.store import packed as records
-from memcard.store import refs
+from memcard.store import places, refs
 from memcard.store.layout import Layout, check, default_home, exists
 from memcard.store.whereabouts import plain
 
@@ -28,12 +29,22 @@ def library_path(text: str) -> Path | None:
         MismatchError: several checkpoints fit.
         UnsupportedError, CorruptError: the library is of a newer version, or damaged.
     """
+    found = stored(text)
+    return None if found is None else path_for(found[0], found[1].name, found[2])
+
+
+def stored(ref: str | Path) -> tuple[Layout, refs.Ref, refs.Version] | None:
+    """Return what the library has under a name; None if it has nothing, or if a file has that name.
+
+    Raises:
+        MismatchError, UnsupportedError, CorruptError: as ``library_path``.
+    """
     home = Layout(default_home())
-    if not exists(home):
+    if not exists(home) or Path(ref).expanduser().exists():
         return None
     check(home)
-    found = refs.search(home, text)
-    return None if found is None else path_for(home, found[0].name, found[1])
+    found = refs.search(home, str(ref))
+    return None if found is None else (home, *found)
 
 
 def path_for(home: Layout, name: str, version: refs.Version) -> Path:
@@ -66,3 +77,38 @@ def name_of(home: Layout, manifest: str) -> str:
         if any(version.manifest == manifest for version in ref.versions):
             return ref.name
     return manifest[:12]
+
+
+def in_library(sha256: str) -> Path | None:
+    """Return a file, folder or record with exactly these bytes; None if no copy is at hand."""
+    try:
+        return library_path(sha256)
+    except (MemcardError, OSError):
+        return None
+
+
+def manifest_at(path: Path) -> tuple[Layout, str] | None:
+    """Return library and manifest of a checkpoint by the path of its record, or of a file of it."""
+    if (record := record_of(path)) is not None:
+        return record
+    home = Layout(default_home())
+    if not exists(home):
+        return None
+    if path.parent.parent == home.shelf("files"):
+        found: list[str | None] = [path.name]
+    else:
+        found = [places.known(home, path.absolute(), whole=whole) for whole in (True, False)]
+    for sha256 in found:
+        known = None if sha256 is None else places.get(home, sha256)
+        if known is not None and known.manifest is not None:
+            return home, known.manifest
+    return None
+
+
+def recipe_sources(path: Path) -> tuple[tuple[str, str], ...]:
+    """Return name and SHA-256 of what the library computes a checkpoint from; () if it does not."""
+    home, manifest = manifest_at(path) or (None, "")
+    record = None if home is None else records.get(home, manifest)
+    if home is None or record is None:
+        return ()
+    return tuple((name_of(home, m), manifests.get(home, m).sha256) for m in record.sources)

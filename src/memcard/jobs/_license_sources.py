@@ -18,10 +18,13 @@ from memcard.core.license import Parent, Role
 from memcard.core.progress import Listener, silent
 from memcard.errors import FormatError, MemcardError
 from memcard.formats import open_file
+from memcard.jobs._library_cards import read_of, said_of
+from memcard.jobs._library_refs import in_library, recipe_sources, record_of
 from memcard.jobs.resolve import digest, label, locate, names, starter_folder
 from memcard.licenses import Found, by_id, find, of_base, of_flags, plain, unknown_license
 from memcard.recipes.nodes import Source, sources
 from memcard.recipes.text import from_json
+from memcard.store.manifest import get as manifest_of
 
 _DEPTH: Final = 16  # merges of merges; a longer chain is a loop or a joke
 _MOST: Final = 256  # parents of one file
@@ -89,7 +92,7 @@ class Inquiry:
         metadata = _metadata(path)
         own = list(self._statements(path, name, metadata))
         made = list(self._ancestors(path, name, metadata))
-        if mixed := bool(_ancestors_of(path, metadata)):
+        if mixed := bool(_ancestors_of(path, metadata) or _discovered(path)):
             # What memcard wrote into a merge is what its parents agreed on, and no word of an author.
             ids = {parent.license.id for parent in made}
             own = [parent for parent in own if parent.license.id not in ids]
@@ -103,8 +106,7 @@ class Inquiry:
         """Yield what the file and the files beside it say of the license, and of its base."""
         if (text := metadata.get(_GGUF)) and plain(text) not in _SILENT:
             yield from self._parents(name, self._found(name, text), "itself", _GGUF)
-        for dialect, said in self._cards(path, metadata):
-            title = CARDS[dialect].title
+        for title, said in self._cards(path, metadata):
             texts = (said.license, said.links.get("license"))
             stated = [text for text in texts if text and plain(text) not in _SILENT]
             if stated:
@@ -115,6 +117,12 @@ class Inquiry:
                 yield Parent(name, of_flags(said.permissions), "itself", title)
 
     def _cards(self, path: Path, metadata: Mapping[str, str]) -> Iterator[tuple[str, Card]]:
+        """Yield what is said of a checkpoint, with who says it; the user's words to the library first."""
+        if (own := said_of(path)) is not None:
+            yield "what its user told the library", own
+        if (kept := read_of(path)) is not None:  # only its packs are left
+            yield "what was read when it was added", kept
+            return
         subject = Subject(path, metadata)
         for dialect in trusted():
             try:
@@ -123,11 +131,11 @@ class Inquiry:
                 self.notes.append(f"{path.name}: {dialect} could not be read: {error}.")
                 continue
             if said is not None:
-                yield dialect, said
+                yield CARDS[dialect].title, said
 
     def _ancestors(self, path: Path, name: str, metadata: Mapping[str, str]) -> Iterator[Parent]:
         """Yield the parents a file was mixed from, and the base it says it was trained on."""
-        listed = _ancestors_of(path, metadata)
+        listed = _ancestors_of(path, metadata) or _discovered(path)
         if len(listed) > _MOST:
             self.notes.append(f"{name}: names {len(listed)} parents; only {_MOST} are looked at.")
             yield Parent(f"other parents of {name}", unknown_license(), "model", "too many")
@@ -135,9 +143,9 @@ class Inquiry:
             yield from self._ancestor(ancestor, path)
         if listed:
             return
-        for dialect, said in self._cards(path, metadata):
+        for title, said in self._cards(path, metadata):
             for base in _bases(said, metadata):
-                yield from self._base(base, name, path, CARDS[dialect].title)
+                yield from self._base(base, name, path, title)
             for parent in said.merged_from:
                 yield from self._ancestor(Ancestor(parent), path)
 
@@ -159,6 +167,8 @@ class Inquiry:
     def _at_hand(self, ancestor: Ancestor, child: Path) -> Path | None:
         """Return the file of a parent, if it is there and has the contents it had."""
         path = _look(ancestor.ref, child)
+        if path is None and ancestor.sha256 is not None:
+            path = in_library(ancestor.sha256)
         if path is None or path.is_dir():
             return path
         if path.resolve() in self._line or len(self._line) > _DEPTH:
@@ -172,7 +182,8 @@ class Inquiry:
             )
             return None
         try:
-            open_file(path, salvage=True).close()
+            if record_of(path) is None:
+                open_file(path, salvage=True).close()
         except (MemcardError, OSError) as error:
             self.notes.append(f"{path.name}: is not asked: {error}")
             return None
@@ -230,6 +241,8 @@ def _bases(said: Card, metadata: Mapping[str, str]) -> tuple[str, ...]:
 
 def _metadata(path: Path) -> Mapping[str, str]:
     """Return what the header says; nothing in the file is run."""
+    if (record := record_of(path)) is not None:
+        return manifest_of(*record).metadata
     checkpoint = open_file(path, salvage=True)
     found = dict(checkpoint.metadata)
     checkpoint.close()
@@ -255,6 +268,14 @@ def _ancestors_of(path: Path, metadata: Mapping[str, str]) -> Sequence[Ancestor]
         )
     merged = _words(metadata.get("modelspec.merged_from"))
     return tuple(Ancestor(name, None, recorded.get(name)) for name in merged)
+
+
+def _discovered(path: Path) -> Sequence[Ancestor]:
+    """Return what the library found out a checkpoint can be computed from, when it packed it."""
+    try:
+        return tuple(Ancestor(name, sha256) for name, sha256 in recipe_sources(path))
+    except (MemcardError, OSError):
+        return ()
 
 
 def _delta_base(metadata: Mapping[str, str], sha256: str) -> str:

@@ -1,41 +1,41 @@
-"""Find out whether a checkpoint is a cast, a merge or a bake of packed ones, and which tensors that gives.
+"""Find out whether a checkpoint is a cast, a merge or a bake of others, and which tensors that gives.
 
-Every tensor is computed and compared with its digest: what the recipe gives exactly need not be stored, the
+A few tensors are looked at first, against many candidates; only then all, against those that count. In the end
+every tensor is computed and compared with its digest: what the recipe gives exactly need not be stored, the
 others are stored as the difference to what it gives. So nothing depends on the guess being right.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
-from functools import partial
-from math import inf, sqrt
 from typing import Any
 
-import numpy as np
 from blake3 import blake3
 
 from memcard.core.checkpoint import Checkpoint, Extent
 from memcard.errors import MemcardError, NotFoundError
-from memcard.jobs._discover_loras import is_lora, with_loras
-from memcard.jobs._discover_sample import read, take, wide
-from memcard.jobs._discover_sums import Guess, guesses
-from memcard.jobs._pack_bases import Candidate, Source, open_plain
+from memcard.jobs._discover_loras import with_loras
+from memcard.jobs._discover_sample import take
+from memcard.jobs._discover_sums import Guess, guesses, untouched
+from memcard.jobs._pack_plain import Plain
+from memcard.jobs._pack_shelf import Candidate, Shelf
 from memcard.jobs._stored import open_stored
 from memcard.maths.floats import can_compute
 from memcard.ops import OPS
-from memcard.recipes.execute import RecipeCheckpoint, Resolver, evaluate
-from memcard.recipes.nodes import Node, sources
+from memcard.recipes.execute import RecipeCheckpoint, evaluate
+from memcard.recipes.nodes import Apply, Node, sources
 from memcard.recipes.nodes import Source as Leaf
-from memcard.recipes.text import to_document
-from memcard.store import packed as records
-from memcard.store.layout import Layout
+from memcard.recipes.text import from_document, to_document
 from memcard.store.manifest import Manifest
 
+MOST = 16  # models that are looked at as parts of a sum
+_LORAS, _BAKED = 8, 2  # adapters, and models they may have been baked into
+_UNTOUCHED = 0.05  # share of tensors
 _LIKELY = 0.5  # share of sampled values a recipe must give to be worth computing
 _CHUNK = 4 << 20
-_SKETCH, _MEDIUM, _TENSORS = 1024, 1 << 19, 6  # values, values of a tensor, tensors
+_FIRST = 40  # tensors for the first look
+_PARTS = 3  # sources of a recipe that another one may be built on
 
 
 @dataclass(frozen=True)
@@ -59,133 +59,173 @@ class Recipe:
     sources: tuple[str, ...]
 
 
-class Plain:
-    """A checkpoint that is read through its manifest from plain files, whatever its format."""
+class _Lent:
+    """A checkpoint that stays open when a recipe closes it."""
 
-    def __init__(self, manifest: Manifest, source: Source) -> None:
-        self.format = manifest.format
-        self.specs = {n: t.spec for n, t in manifest.tensors.items() if t.at is not None}
-        self.metadata = dict(manifest.metadata)
-        self.notes: tuple[str, ...] = ()
-        self._source = source
+    def __init__(self, owner: Checkpoint) -> None:
+        self.format, self.metadata, self.notes = owner.format, owner.metadata, owner.notes
+        self.specs, self._owner = owner.specs, owner
 
     def read(self, name: str) -> memoryview:
-        """Return one tensor."""
-        out = memoryview(bytearray(self.specs[name].nbytes))
-        self.readinto(name, out)
-        return out
+        return self._owner.read(name)
 
     def readinto(self, name: str, into: memoryview, offset: int = 0) -> None:
-        """Fill ``into``."""
-        self._source.reader(name)(offset, into)
+        self._owner.readinto(name, into, offset)
 
     def extent(self, name: str) -> Extent | None:
-        """Not said."""
-        return None
+        return self._owner.extent(name)
 
     def close(self) -> None:
-        """Do nothing: the files are the caller's."""
+        pass
+
+
+def find_guess(
+    shelf: Shelf, manifest: Manifest, target: Plain, candidates: Sequence[Candidate]
+) -> Guess | None:
+    """Return the recipe that gives most of the values that were looked at; None if nothing comes near.
+
+    Args:
+        shelf: with the library.
+        manifest: of the checkpoint.
+        target: its values.
+        candidates: models it may have been made from, packed or plain, the nearest first.
+    """
+    first = _glance(manifest, target)
+    pairs = _opened(shelf, target, candidates[:MOST])
+    rough = _guess(shelf, first, pairs)
+    if rough is None or len(first.specs) == len(target.specs):
+        return rough
+    used = {leaf.ref for leaf in sources(rough.node)}
+    count = {c.id for c, _ in pairs[:2]} | used
+    of_these = [(c, o) for c, o in pairs if c.id in count or used & set(_sources_of(shelf, c.id))]
+    return _guess(shelf, target, of_these)
 
 
 def find_recipe(
-    layout: Layout,
-    manifest: Manifest,
-    source: Source,
-    candidates: Sequence[Candidate],
-    pack_first: Callable[[str], bool],
+    shelf: Shelf, guess: Guess | None, manifest: Manifest, pack_first: Callable[[str], bool]
 ) -> Recipe | None:
-    """Return the recipe that gives most of a checkpoint; None if nothing comes near.
+    """Compute what a guess gives; None if it is no recipe, or its sources are not to be had.
 
     Args:
-        layout: of the library.
+        shelf: with the library.
+        guess: what it may be.
         manifest: of the checkpoint.
-        source: its values.
-        candidates: checkpoints it may have been made from, packed or plain.
         pack_first: packs a source of the recipe that is not packed; False if that cannot be now.
     """
-    target = Plain(manifest, source)
-    with ExitStack() as stack:
-        models: list[tuple[Candidate, Checkpoint]] = []
-        loras: list[tuple[Candidate, Checkpoint]] = []
-        for candidate in candidates:
-            opened = _opened(stack, layout, candidate)
-            if opened is not None:
-                (loras if is_lora(opened) else models).append((candidate, opened))
-        known = {candidate.id: candidate for candidate in candidates}
-        guess = _guess(target, models, loras, partial(_again, stack, layout, known))
     if guess is None or isinstance(guess.node, Leaf):  # equal tensors are kept once anyway
         return None
     used = [leaf.ref for leaf in sources(guess.node)]
-    if _takes_away(guess.node) and any(records.get(layout, ref) is None for ref in used):
+    if takes_away(guess.node) and any(shelf.record(ref) is None for ref in used):
         return None  # more likely the other one was made from this one
     if not all(pack_first(ref) for ref in used):
         return None
-    return _computed(layout, manifest, target, guess)
+    return _computed(shelf, manifest, guess)
 
 
-def _takes_away(node: Node) -> bool:
+def takes_away(node: Node) -> bool:
     """Whether a weighted sum has a negative weight, so that its parts may be sums of it."""
-    if isinstance(node, Leaf):
+    if not isinstance(node, Apply):
         return False
     settings = node.params.get("settings", node.params)
-    weights: Any = ()
-    if isinstance(settings, Mapping):
-        weights = settings.get("weights", settings.get("strengths", ()))
-    numbers = weights if isinstance(weights, tuple) else ()
-    return any(isinstance(w, (int, float)) and w < 0 for w in numbers)
+    found = settings if isinstance(settings, Mapping) else {}
+    numbers: Any = found.get("weights", found.get("strengths", ()))
+    weights = (
+        [w for w in numbers if isinstance(w, (int, float))] if isinstance(numbers, tuple) else []
+    )
+    if str(found.get("style", "")).endswith("_change"):  # a + s (b - c), where c may be a
+        return len(node.inputs) > 2 or any(not 0 <= w <= 1 for w in weights)
+    return any(w < 0 for w in weights) or any(map(takes_away, node.inputs))
 
 
-def _opened(stack: ExitStack, layout: Layout, candidate: Candidate) -> Checkpoint | None:
-    record = records.get(layout, candidate.id)
-    if record is not None and record.recipe is not None:
-        return None  # recipes upon recipes would make reading slow
-    try:
-        if record is not None:
-            opened = open_stored(layout, candidate.id)
-            stack.callback(opened.close)
-            return opened
-        return Plain(candidate.manifest, open_plain(stack, layout, candidate.manifest))
-    except MemcardError:
-        return None  # no copy at hand
+def _glance(manifest: Manifest, target: Plain) -> Plain:
+    """Return the checkpoint with a few of its tensors: from all over it, of each stretch a small one."""
+    names = [n for n, s in target.specs.items() if can_compute(s.dtype) and s.elements]
+    if len(names) <= _FIRST:
+        return target
+    chosen = []
+    for i in range(_FIRST):
+        stretch = names[i * len(names) // _FIRST : (i + 1) * len(names) // _FIRST]
+        # Few values tell little, and many are dear to decode.
+        chosen.append(min(stretch, key=lambda n: abs(target.specs[n].elements - (1 << 14))))
+    few = Plain(manifest, target.source)
+    few.specs = {n: target.specs[n] for n in chosen}
+    return few
 
 
-def _again(
-    stack: ExitStack, layout: Layout, known: Mapping[str, Candidate], leaf: Leaf
-) -> Checkpoint:
-    """Open a candidate once more, for a recipe that closes what it reads."""
-    opened = _opened(stack, layout, known[leaf.ref])
-    if opened is None:
-        raise NotFoundError(f"{leaf.ref}: no copy is at hand.")
-    return opened
+def _opened(
+    shelf: Shelf, target: Plain, candidates: Sequence[Candidate]
+) -> list[tuple[Candidate, Checkpoint]]:
+    """Open those that have the tensors, and that recipes may be built on."""
+    names, found = set(target.specs), []
+    for candidate in candidates:
+        if len(_sources_of(shelf, candidate.id)) > _PARTS:
+            continue  # recipes upon long recipes would make reading slow
+        opened = shelf.open(candidate.id)
+        if opened is not None and len(names & set(opened.specs)) >= 0.9 * len(names):
+            found.append((candidate, opened))
+    return found
+
+
+def _sources_of(shelf: Shelf, name: str) -> tuple[str, ...]:
+    record = shelf.record(name)
+    return () if record is None else record.sources
+
+
+def _node(shelf: Shelf, candidate: Candidate) -> Node:
+    """Return what stands for a candidate in a recipe: itself, or the recipe it is stored as."""
+    record = shelf.record(candidate.id)
+    if record is None or record.recipe is None:
+        return Leaf(candidate.id, candidate.manifest.sha256)
+    return from_document(dict(record.recipe))
 
 
 def _guess(
-    target: Plain,
-    models: Sequence[tuple[Candidate, Checkpoint]],
-    loras: Sequence[tuple[Candidate, Checkpoint]],
-    resolve: Resolver,
+    shelf: Shelf, target: Plain, pairs: Sequence[tuple[Candidate, Checkpoint]]
 ) -> Guess | None:
-    names = set(target.specs)
-    alike = [(c, o) for c, o in models if len(names & set(o.specs)) >= 0.9 * len(names)]
-    if not alike:
+    if not pairs:
         return None
-    refs = [c.manifest.metadata.get("modelspec.title", c.manifest.sha256[:8]) for c, _ in alike]
-    nodes: list[Node] = [Leaf(c.id, c.manifest.sha256) for c, _ in alike]
-    opened = [o for _, o in alike]
+    refs = [c.manifest.metadata.get("modelspec.title", c.manifest.sha256[:8]) for c, _ in pairs]
+    nodes, opened = [_node(shelf, c) for c, _ in pairs], [o for _, o in pairs]
     samples = take(target, opened)
     best = guesses(samples, refs, nodes, target)
+    loras = shelf.loras()[-_LORAS:]
     if (best is None or best.right < 1) and loras:
-        adapters = [(c.manifest.sha256[:8], Leaf(c.id, c.manifest.sha256), o) for c, o in loras]
-        baked = with_loras(target, opened, refs, nodes, adapters, resolve)
+        some = [(c, o) for c in loras if (o := shelf.open(c.id)) is not None]
+        adapters = [(c.manifest.sha256[:8], Leaf(c.id, c.manifest.sha256), o) for c, o in some]
+        # Adapters leave norms and biases alone; to match names with theirs takes long.
+        models = [i for i in range(len(pairs)) if untouched(samples, i) > _UNTOUCHED][:_BAKED]
+        baked = with_loras(
+            *(target, [opened[i] for i in models], [refs[i] for i in models]),
+            *([nodes[i] for i in models], adapters, _lender(shelf)),
+        )
         if baked is not None and (best is None or baked.right > best.right):
             best = baked
     return best if best is not None and best.right >= _LIKELY else None
 
 
-def _computed(layout: Layout, manifest: Manifest, target: Plain, guess: Guess) -> Recipe | None:
-    made = evaluate(guess.node, lambda leaf: open_stored(layout, leaf.ref, 1), OPS)
+def _lender(shelf: Shelf) -> Callable[[Leaf], Checkpoint]:
+    def lend(leaf: Leaf) -> Checkpoint:
+        opened = shelf.open(leaf.ref)
+        if opened is None:
+            raise NotFoundError(f"{leaf.ref}: no copy is at hand.")
+        return _Lent(opened)
+
+    return lend
+
+
+def _computed(shelf: Shelf, manifest: Manifest, guess: Guess) -> Recipe | None:
+    """Compute every tensor from what the packs hold."""
+
+    def source(leaf: Leaf) -> Checkpoint:
+        return open_stored(shelf.home, leaf.ref, 1, shelf.objects)
+
     try:
-        names = frozenset(n for n, s in target.specs.items() if made.specs.get(n) == s)
+        made = evaluate(guess.node, source, OPS)
+    except MemcardError:
+        return None
+    specs = {n: t.spec for n, t in manifest.tensors.items() if t.blake3}
+    try:
+        names = frozenset(n for n, s in specs.items() if made.specs.get(n) == s)
         exact = frozenset(n for n in names if digest_of(made, n) == manifest.tensors[n].blake3)
     except MemcardError:
         made.close()
@@ -198,39 +238,9 @@ def digest_of(made: Checkpoint, name: str) -> str:
     """Return the BLAKE3 of a tensor, read in pieces."""
     spec, whole = made.specs[name], blake3()
     step = made.piece(name, _CHUNK) if isinstance(made, RecipeCheckpoint) else _CHUNK
+    buffer = memoryview(bytearray(min(step, spec.nbytes)))
     for at in range(0, spec.nbytes, max(step, 1)):
-        part = memoryview(bytearray(min(step, spec.nbytes - at)))
+        part = buffer[: min(step, spec.nbytes - at)]
         made.readinto(name, part, at)
         whole.update(part)
     return whole.hexdigest()
-
-
-def distance(layout: Layout, manifest: Manifest, source: Source, candidate: Candidate) -> float:
-    """Return how far another checkpoint is, from a few values of a few tensors; infinite if unrelated.
-
-    It is the norm of the difference, divided by the norm, over the beginnings of tensors of medium size.
-    """
-    other = candidate.manifest
-    both = [
-        name
-        for name, tensor in manifest.tensors.items()
-        if tensor.at is not None
-        and can_compute(tensor.spec.dtype)
-        and _SKETCH <= tensor.spec.elements <= _MEDIUM
-        and name in other.tensors
-        and other.tensors[name].spec.shape == tensor.spec.shape
-        and can_compute(other.tensors[name].spec.dtype)
-    ]
-    chosen = both[:: max(1, len(both) // _TENSORS)]
-    if not chosen:
-        return inf
-    with ExitStack() as stack:
-        there = _opened(stack, layout, candidate)
-        if there is None:
-            return inf
-        here, apart, whole = Plain(manifest, source), 0.0, 0.0
-        for name in chosen:
-            mine, theirs = (wide(read(c, name, [(0, _SKETCH)])) for c in (here, there))
-            apart += float(np.nansum((mine - theirs) ** 2))
-            whole += float(np.nansum(mine**2))
-    return sqrt(apart / whole) if whole else inf

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from bisect import bisect_right
-from collections.abc import Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
 
-import zstandard
 from blake3 import blake3
 
 from memcard.core.checkpoint import Checkpoint, Extent
@@ -20,12 +22,13 @@ from memcard.recipes.text import from_document
 from memcard.store import manifest as manifests
 from memcard.store import packed as records
 from memcard.store.layout import Layout
-from memcard.store.manifest import File, Manifest
+from memcard.store.manifest import File, Manifest, Skeleton
 from memcard.store.objects import Objects
 from memcard.store.packed import Packed, computed_key
-from memcard.store.survey import MOST_SKELETON
+from memcard.store.survey import get_bones
 
 _DEPTH = 2  # recipes on recipes
+_PIECE = 4 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +73,11 @@ def _cut(file: File, runs: Mapping[tuple[int, int], tuple[str, str]]) -> Iterato
         at = start + size
     if at < file.size:
         yield Segment(at, file.size - at, None, "", within)
+    if within + max(file.size - at, 0) != file.skeleton.size:
+        raise CorruptError(
+            f"{file.name or file.sha256}: its manifest has a skeleton of {file.skeleton.size} bytes, which "
+            "does not fill what its tensors leave."
+        )
 
 
 class StoredCheckpoint:
@@ -78,8 +86,22 @@ class StoredCheckpoint:
     What a recipe gives is as exact as when it was packed, where every tensor was compared with its digest.
     """
 
-    def __init__(self, layout: Layout, manifest_id: str, packed: Packed, depth: int = 0) -> None:
+    def __init__(
+        self,
+        layout: Layout,
+        manifest_id: str,
+        packed: Packed,
+        depth: int = 0,
+        objects: Objects | None = None,
+    ) -> None:
         """Open the packs.
+
+        Args:
+            layout: of the library.
+            manifest_id: of the checkpoint.
+            packed: its record.
+            depth: of the recipe that asks for it; 0: nobody's.
+            objects: the packs, if they are open already; they stay open.
 
         Raises:
             NotFoundError: a pack or a source of the recipe is missing.
@@ -92,20 +114,27 @@ class StoredCheckpoint:
         self.notes: Sequence[str] = tuple(self.manifest.notes)
         self.sha256 = self.manifest.sha256
         self._id, self._layout = manifest_id, layout
-        self._recipe = self._computed(packed, depth)
-        self._names = (
-            {computed_key(manifest_id, name): name for name in self.manifest.tensors}
-            if self._recipe
-            else {}
-        )
-        self._objects = Objects(layout, packed.packs, self._compute)
-        numbers = range(len(self.manifest.files))
-        self._segments = [segments(self.manifest, i) for i in numbers]
-        self._starts = [[s.start for s in found] for found in self._segments]
+        self._mine = objects is None
+        self._objects = Objects(layout, packed.packs) if objects is None else objects
+        self._names: dict[str, str] = {}
+        try:
+            self._recipe = self._computed(packed, depth)
+        except BaseException:
+            if self._mine:
+                self._objects.close()
+            raise
+        if self._recipe is not None:
+            self._names = {computed_key(manifest_id, n): n for n in self.manifest.tensors}
+        self._read = self._objects.reader(self._compute)
+        self._files: dict[int, tuple[Segment, ...]] = {}
 
     def read(self, name: str) -> memoryview:
         """Return one tensor."""
-        whole = memoryview(bytearray(self._spec_size(name)))
+        size, key = self._spec_size(name), self.manifest.tensors[name].blake3
+        stored = None if key is None else self._objects.get(key)
+        if stored is not None and stored.size != size:  # before memory is taken for it
+            raise CorruptError(f"{name!r}: has {size} bytes, but what is stored has {stored.size}.")
+        whole = memoryview(bytearray(size))
         self.readinto(name, whole)
         return whole.toreadonly()
 
@@ -127,8 +156,8 @@ class StoredCheckpoint:
 
     def read_file(self, number: int, offset: int, into: memoryview) -> None:
         """Fill ``into`` with the bytes of a file of the checkpoint."""
-        done, found = 0, self._segments[number]
-        at = bisect_right(self._starts[number], offset) - 1
+        done, found = 0, self._cut(number)
+        at = bisect_right(found, offset, key=lambda s: s.start) - 1
         while done < len(into):
             segment = found[at]
             skip = offset + done - segment.start
@@ -140,13 +169,39 @@ class StoredCheckpoint:
                 self._value(segment.name, segment.key, skip, part)
             done, at = done + size, at + 1
 
+    def pieces(self, number: int) -> Iterator[tuple[int, int]]:
+        """Yield where to cut a file so that no block of a pack is decoded twice: offsets and sizes.
+
+        A piece has at most 8 MiB, and as a rule no more than 4.
+        """
+        begin = end = 0
+        for segment in self._cut(number):
+            pack = None if segment.key is None else self._objects.pack_of(segment.key)
+            step = _PIECE
+            if pack is not None and segment.key is not None:
+                step = pack.objects[segment.key].block_bytes
+            for at in range(segment.start, segment.start + segment.size, step):
+                size = min(step, segment.start + segment.size - at)
+                if end > begin and end - begin + size > _PIECE:
+                    yield begin, end - begin
+                    begin = end
+                end = at + size
+        if end > begin:
+            yield begin, end - begin
+
+    def _cut(self, number: int) -> tuple[Segment, ...]:
+        if number not in self._files:
+            self._files[number] = segments(self.manifest, number)
+        return self._files[number]
+
     def extent(self, name: str) -> Extent | None:
         """Nowhere: the bytes lie in no file as they are."""
         return None
 
     def close(self) -> None:
         """Close the packs."""
-        self._objects.close()
+        if self._mine:
+            self._objects.close()
         if self._recipe is not None:
             self._recipe.close()
 
@@ -157,11 +212,17 @@ class StoredCheckpoint:
 
     def _value(self, name: str, key: str, offset: int, into: memoryview) -> None:
         if key in self._objects:
-            self._objects.read(key, offset, into)
+            self._read(key, offset, into)
         elif self._recipe is not None:
             self._recipe.readinto(name, into, offset)
+            whole = len(into) == self.manifest.tensors[name].spec.nbytes
+            if whole and blake3(into).hexdigest() != key:
+                raise IntegrityError(
+                    f"{self._id}: the recipe it is packed as gives other values of {name!r} than it was packed "
+                    "with. Its record or what it is computed from was changed; add another copy: memcard add FILE."
+                )
         else:
-            self._objects.read(key, offset, into)  # says what is missing
+            self._read(key, offset, into)  # says what is missing
 
     def _compute(self, key: str, offset: int, out: memoryview) -> bool:
         name = self._names.get(key)
@@ -179,21 +240,24 @@ class StoredCheckpoint:
             )
 
         def source(found: Source) -> Checkpoint:
-            return open_stored(self._layout, found.ref, depth + 1)
+            shared = None if self._mine else self._objects
+            return open_stored(self._layout, found.ref, depth + 1, shared)
 
         return evaluate(from_document(dict(packed.recipe)), source, OPS)
 
     def _bones(self, number: int, offset: int, into: memoryview) -> None:
         skeleton = self.manifest.files[number].skeleton
         if skeleton.blake3 in self._objects:
-            self._objects.read(skeleton.blake3, offset, into)
+            self._read(skeleton.blake3, offset, into)
         else:
             whole = bones(self._layout, skeleton.blake3, skeleton.size)
             into[:] = whole[offset : offset + len(into)]
 
 
-def open_stored(layout: Layout, manifest_id: str, depth: int = 0) -> StoredCheckpoint:
-    """Open a packed checkpoint.
+def open_stored(
+    layout: Layout, manifest_id: str, depth: int = 0, objects: Objects | None = None
+) -> StoredCheckpoint:
+    """Open a packed checkpoint; arguments as of ``StoredCheckpoint``.
 
     Raises:
         NotFoundError: it is not packed, or a pack is missing.
@@ -204,7 +268,53 @@ def open_stored(layout: Layout, manifest_id: str, depth: int = 0) -> StoredCheck
         raise NotFoundError(
             f"{manifest_id}: is not packed, and no plain copy is at hand. Add the file again."
         )
-    return StoredCheckpoint(layout, manifest_id, packed, depth)
+    try:
+        return StoredCheckpoint(layout, manifest_id, packed, depth, objects)
+    except NotFoundError:
+        # `gc` may have written its packs anew between the two reads.
+        again = records.get(layout, manifest_id)
+        if again is None or again == packed:
+            raise
+        return StoredCheckpoint(layout, manifest_id, again, depth, objects)
+
+
+def decoded(
+    stored: StoredCheckpoint, number: int, threads: int | None = None
+) -> Generator[memoryview]:
+    """Yield a file piece by piece, while threads decode the next ones; close the iterator at the end.
+
+    Args:
+        stored: the checkpoint.
+        number: which of its files.
+        threads: that decode; None: one per processor, at most 4.
+
+    Yields:
+        Memory that is used again as soon as the next piece is asked for.
+    """
+    threads = threads or min(4, os.cpu_count() or 1)
+    spare = [bytearray(0) for _ in range(threads + 2)]
+
+    def read(at: int, size: int, buffer: bytearray) -> tuple[memoryview, bytearray]:
+        if len(buffer) < size:
+            buffer = bytearray(size)
+        part = memoryview(buffer)[:size]
+        stored.read_file(number, at, part)
+        return part, buffer
+
+    waiting: deque[Future[tuple[memoryview, bytearray]]] = deque()
+    with ThreadPoolExecutor(threads) as pool:
+        try:
+            for at, size in stored.pieces(number):
+                waiting.append(pool.submit(read, at, size, spare.pop()))
+                if not spare:
+                    part, buffer = waiting.popleft().result()
+                    yield part
+                    spare.append(buffer)
+            while waiting:
+                yield waiting.popleft().result()[0]
+        finally:
+            for one in waiting:
+                one.cancel()
 
 
 @lru_cache(maxsize=4)
@@ -213,20 +323,6 @@ def bones(layout: Layout, key: str, size: int) -> bytes:
 
     Raises:
         NotFoundError: it is missing.
-        IntegrityError: it is damaged.
+        IntegrityError, CorruptError: it is damaged.
     """
-    path = layout.skeleton(key)
-    remedy = "Add the checkpoint again to have it written anew."
-    if size > MOST_SKELETON:
-        raise CorruptError(f"{path}: {size} bytes are too many for a skeleton.")
-    try:
-        packed = path.read_bytes()
-    except FileNotFoundError:
-        raise NotFoundError(f"{path}: the library lacks this skeleton. {remedy}") from None
-    try:
-        raw = zstandard.ZstdDecompressor().decompress(packed, max_output_size=size)
-    except zstandard.ZstdError as error:
-        raise IntegrityError(f"{path}: is damaged: {error}. {remedy}") from None
-    if len(raw) != size or blake3(raw).hexdigest() != key:
-        raise IntegrityError(f"{path}: holds other bytes than it is named by. {remedy}")
-    return raw
+    return get_bones(layout, Skeleton(key, size, stored=True))

@@ -13,9 +13,10 @@ from memcard.core.checkpoint import Checkpoint
 from memcard.core.progress import Listener, silent
 from memcard.errors import FormatError, NotFoundError, UnsupportedError, UsageError
 from memcard.formats import open_file
+from memcard.jobs._library_cards import note_read
 from memcard.jobs._library_members import Surveyed, describe, members
 from memcard.jobs._walk import below
-from memcard.store import files, layout, places, refs, survey
+from memcard.store import files, layout, places, refs, reserve, survey
 from memcard.store import manifest as manifests
 from memcard.store.layout import Layout
 from memcard.store.places import Place, State
@@ -97,6 +98,7 @@ def add(
         with Writer(home) as writer:
             for path in new:
                 done[path] = _add_one(writer, path, name, how, update, progress)
+            reserve.keep(writer)
     return [done[path] for path in todo]
 
 
@@ -286,6 +288,7 @@ def _write(writer: Writer, path: Path, surveyed: Surveyed, ref: refs.Ref) -> Non
         found.append((surveyed.manifest.sha256, place, manifest))
     for sha256, place, whole in found:
         places.adopt(writer, sha256, place, whole)
+    note_read(writer, surveyed.manifest.sha256, path, surveyed.manifest.metadata)
     if refs.get(writer.layout, ref.name) != ref:
         refs.put(writer, ref)
     for sha256, place, whole in found:

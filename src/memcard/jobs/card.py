@@ -27,8 +27,11 @@ from memcard.core.atomic import replacing
 from memcard.core.card import Card, check
 from memcard.errors import CorruptError, FormatError, UsageError
 from memcard.formats import open_file
+from memcard.jobs._library_cards import kept_of, say
+from memcard.jobs._library_refs import stored
 from memcard.jobs.resolve import locate, starter_folder
 from memcard.store.layout import Layout, exists
+from memcard.store.refs import Version, find
 
 # What people ask for, and the plug-in that writes it.
 WRITES: Final[Mapping[str, str]] = {"a1111": "a1111_sidecar", "modelspec-sidecar": "swarm"}
@@ -56,11 +59,14 @@ class Written:
 def card(ref: str | Path) -> Card:
     """Return everything that is said about a checkpoint, in its header and in the files beside it.
 
+    Of a name of the library also what the user said to the library, which stands above the rest.
     Headers and sidecars only. A file or a sidecar that cannot be read is a note on the card.
 
     Raises:
         NotFoundError: there is no such file.
     """
+    if (found := stored(ref)) is not None:
+        return kept_of(found[0], found[2]).card
     return _card(_subject(ref))
 
 
@@ -69,8 +75,10 @@ def set_card(
 ) -> Written:
     """Write what the user says into ``NAME.memcard.json`` beside the checkpoint.
 
+    Of a name of the library it is kept in the library, for all names of the same bytes.
+
     Args:
-        ref: a file or a folder.
+        ref: a file, a folder, or a name of the library.
         changes: field and value as a person types them; see ``fields``. Lists have commas between their
             words. An empty value takes back what this sidecar said, so that others count again.
         dry_run: write nothing.
@@ -80,12 +88,28 @@ def set_card(
         CorruptError: the sidecar that is there cannot be read; it is left as it is.
         DiskError: the disk is full or read-only.
     """
+    if (found := stored(ref)) is not None:
+        return _say(found[0], found[2], changes, dry_run=dry_run)
     subject = _subject(ref)
     path, old = _sidecar(subject, ".memcard.json")
     said = Card.from_json(json.dumps(old), where=str(path)) if old else Card()
     for name, value in _parsed(changes):
         said = _with(said, name, value)
     return _write(subject, _OWN, path, said, old, dry_run=dry_run)
+
+
+def card_in(home: Layout, ref: str) -> Card:
+    """Return everything that is said about a checkpoint of a library.
+
+    Raises:
+        NotFoundError: nothing has this name.
+    """
+    return kept_of(home, find(home, ref)[1]).card
+
+
+def describe_in(home: Layout, ref: str, changes: Iterable[tuple[str, str]]) -> Card:
+    """Keep what the user says of a checkpoint of a library; return its card. Otherwise as ``set_card``."""
+    return _say(home, find(home, ref)[1], changes, dry_run=False).card
 
 
 def write_sidecar(
@@ -108,10 +132,12 @@ def write_sidecar(
         raise UsageError(f"{style!r} is not written; there are: {', '.join(WRITES)}.")
     subject = _subject(ref)
     writer = cast(Writer, CARDS[WRITES[style]])
+    known = stored(ref)
     path, old = _sidecar(subject, writer.suffix)
     if path.exists() and not overwrite:
         raise UsageError(f"{path}: is there already. Add --force to put the card's fields into it.")
-    return _write(subject, WRITES[style], path, _card(subject), old, dry_run=dry_run)
+    said = _card(subject) if known is None else kept_of(known[0], known[2]).card
+    return _write(subject, WRITES[style], path, said, old, dry_run=dry_run)
 
 
 def fields() -> dict[str, str]:
@@ -123,6 +149,17 @@ def fields() -> dict[str, str]:
         f"hashes.{name}": f"{digits} hex digits" for name, digits in card_fields.HASHES.items()
     }
     return {**found, "links.NAME": "a web address"}
+
+
+def _say(
+    home: Layout, version: Version, changes: Iterable[tuple[str, str]], *, dry_run: bool
+) -> Written:
+    kept = kept_of(home, version)
+    said = kept.said
+    for name, value in _parsed(changes):
+        said = _with(said, name, value)
+    path, content = say(home, version, said, dry_run=dry_run)
+    return Written(path, content, replace(kept, said=said).card)
 
 
 def _subject(ref: str | Path) -> Subject:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -14,15 +15,14 @@ from memcard.core.digest import read_once
 from memcard.core.progress import Event, Listener, Progress, silent
 from memcard.core.writeback import start_writeback
 from memcard.errors import IntegrityError, MemcardError, NotFoundError, UsageError
-from memcard.jobs._stored import open_stored
+from memcard.jobs._stored import decoded, open_stored
 from memcard.store import manifest as manifests
 from memcard.store import packed as records
 from memcard.store import refs
 from memcard.store.layout import Layout, check
 from memcard.store.manifest import File, Manifest
+from memcard.store.refs import quoted
 from memcard.store.whereabouts import Copy, copies, gone
-
-_PIECE = 4 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +78,7 @@ def export(
     if manifest.is_folder:
         _export_folder(home, found.name, version, manifest, target, overwrite, progress)
     else:
-        target = target / version.origin if target.is_dir() else target
+        target = target / (version.origin or quoted(found.name)) if target.is_dir() else target
         if target.exists() and not overwrite:
             raise UsageError(f"{target}: is there already. Choose another name, or use --force.")
         _export_file(home, (found.name, version), manifest.files[0], target, progress)
@@ -142,18 +142,18 @@ def _export_file(
 
 def _unpack(home: Layout, manifest_id: str, file: File, target: Path, progress: Listener) -> None:
     """Write one file of a packed checkpoint."""
-    digest, buffer = hashlib.sha256(), memoryview(bytearray(_PIECE))
+    digest = hashlib.sha256()
     stored = open_stored(home, manifest_id)
     number = stored.manifest.files.index(file)
     try:
-        with replacing(target) as part:
-            for at in range(0, file.size, _PIECE):
-                chunk = buffer[: min(_PIECE, file.size - at)]
-                stored.read_file(number, at, chunk)
+        with replacing(target) as part, closing(decoded(stored, number)) as chunks:
+            at = 0
+            for chunk in chunks:
                 digest.update(chunk)
                 _write_all(part.fileno(), chunk)
                 start_writeback(part.fileno(), at, len(chunk))
-                progress(Progress("export", at + len(chunk), file.size))
+                at += len(chunk)
+                progress(Progress("export", at, file.size))
             if digest.hexdigest() != file.sha256:
                 raise IntegrityError(
                     f"{manifest_id}: its packs give a file with the SHA-256 {digest.hexdigest()}, it was packed "

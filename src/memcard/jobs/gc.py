@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from memcard.errors import UsageError
 from memcard.store import gc as store_gc
+from memcard.store import reserve
 from memcard.store.layout import Layout, check
 from memcard.store.writer import Writer
 
@@ -26,6 +27,13 @@ def gc(
     if not days >= 0:
         raise UsageError(f"days is {days}; it must be 0 or more.")
     check(home)
-    with Writer(home) as writer:
-        young = min(store_gc.YOUNG, days * DAY)
-        return store_gc.collect(writer, grace=days * DAY, young=young, dry_run=dry_run)
+    young = min(store_gc.YOUNG, days * DAY)
+
+    def collect() -> store_gc.Collected:
+        with Writer(home) as writer:
+            done = store_gc.collect(writer, grace=days * DAY, young=young, dry_run=dry_run)
+            if not dry_run:
+                reserve.keep(writer)
+            return done
+
+    return reserve.with_space(home, collect)

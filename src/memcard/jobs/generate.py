@@ -16,6 +16,7 @@ from memcard.core.progress import Listener, Notice, Progress, silent
 from memcard.errors import UsageError
 from memcard.formats import open_file
 from memcard.generation.infotext import Infotext, hashes, write
+from memcard.jobs._library_cards import with_card
 from memcard.jobs._pictures import Picture, Result, save
 from memcard.jobs.lora import open_with_loras
 from memcard.jobs.resolve import digest, label, locate, resolve
@@ -91,7 +92,7 @@ def run(
     other = None if vae is None else resolve(vae)
     try:
         name = _shown(checkpoint)
-        settings = choose(family_of(model, name)[1], model.metadata, user)
+        settings = choose(family_of(model, name)[1], with_card(checkpoint, model.metadata), user)
         pipeline = build(
             *(model,), label=name, vae=other, vae_label=str(vae), device=device, dtype=dtype, progress=progress
         )  # fmt: skip

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,17 +12,22 @@ from memcard.store.layout import Layout
 from memcard.store.whereabouts import plain
 
 if TYPE_CHECKING:  # each verb imports what it needs: `memcard ls` need not know the formats
+    from memcard.core.card import Card
     from memcard.jobs.add import Added, How
+    from memcard.jobs.doctor import Diagnosis
     from memcard.jobs.export import Exported
     from memcard.jobs.ls import Listing
     from memcard.jobs.open import Opened
     from memcard.jobs.pack import PackedAll
+    from memcard.jobs.repair import Repaired
     from memcard.jobs.rm import Removed
     from memcard.jobs.scan import Scanned
     from memcard.jobs.show import Shown
+    from memcard.jobs.tree import Tree
     from memcard.jobs.undo import Trashed
     from memcard.jobs.verify import Verified
     from memcard.store.gc import Collected
+    from memcard.store.index_rows import Sort
 
 
 class Library:
@@ -86,17 +91,52 @@ class Library:
 
         return scan(self.layout, folders, hashed=hashed, progress=progress)
 
-    def ls(self, query: str = "", *, look: bool = True) -> Listing:
-        """List names; see ``memcard.jobs.ls.ls``."""
+    def ls(
+        self,
+        query: str = "",
+        *,
+        kind: str | None = None,
+        family: str | None = None,
+        tags: Sequence[str] = (),
+        sort: Sort | None = None,
+        descending: bool = False,
+        look: bool | None = None,
+    ) -> Listing:
+        """List names, or search them; see ``memcard.jobs.ls.ls``."""
         from memcard.jobs.ls import ls
 
-        return ls(self.layout, query, look=look)
+        return ls(
+            *(self.layout, query),
+            kind=kind,
+            family=family,
+            tags=tags,
+            sort=sort,
+            descending=descending,
+            look=look,
+        )
 
     def show(self, ref: str) -> Shown:
         """Look one checkpoint up; see ``memcard.jobs.show.show``."""
         from memcard.jobs.show import show
 
         return show(self.layout, ref)
+
+    def card(self, ref: str) -> Card:
+        """Return everything that is said about a checkpoint: by its file, beside it, and by you."""
+        from memcard.jobs.card import card_in
+
+        layout.check(self.layout)
+        return card_in(self.layout, ref)
+
+    def describe(self, ref: str, changes: Mapping[str, str]) -> Card:
+        """Say something of a checkpoint, such as ``{"tags": "film, portrait", "cfg": "5"}``.
+
+        An empty value takes it back. Raises UsageError for what no card has.
+        """
+        from memcard.jobs.card import describe_in
+
+        layout.check(self.layout)
+        return describe_in(self.layout, ref, changes.items())
 
     def locate(self, ref: str) -> Path:
         """Return a file or folder with the bytes of a stored checkpoint.
@@ -127,6 +167,8 @@ class Library:
         threads: int | None = None,
         recipes: bool = True,
         keep_files: bool = False,
+        replace_originals: bool = False,
+        dry_run: bool = False,
         progress: Listener = silent,
     ) -> PackedAll:
         """Store checkpoints in little space; see ``memcard.jobs.pack.pack``."""
@@ -137,6 +179,8 @@ class Library:
             threads=threads,
             recipes=recipes,
             keep_files=keep_files,
+            replace_originals=replace_originals,
+            dry_run=dry_run,
             progress=progress,
         )
 
@@ -182,12 +226,37 @@ class Library:
         *names: str,
         sample: float = 1.0,
         seed: int = 0,
+        older_than: float = 0.0,
         progress: Listener = silent,
     ) -> Verified:
-        """Read all copies and compare them with their digests; see ``memcard.jobs.verify.verify``."""
+        """Read all copies and packs and compare them with their digests; see ``memcard.jobs.verify``."""
         from memcard.jobs.verify import verify
 
-        return verify(self.layout, names, sample=sample, seed=seed, progress=progress)
+        return verify(
+            *(self.layout, names),
+            sample=sample,
+            seed=seed,
+            older_than=older_than,
+            progress=progress,
+        )
+
+    def repair(self, *names: str, dry_run: bool = False, progress: Listener = silent) -> Repaired:
+        """Mend what is damaged from other copies; see ``memcard.jobs.repair.repair``."""
+        from memcard.jobs.repair import repair
+
+        return repair(self.layout, names, dry_run=dry_run, progress=progress)
+
+    def doctor(self, *, fix: bool = False) -> Diagnosis:
+        """Look the library over; see ``memcard.jobs.doctor.doctor``."""
+        from memcard.jobs.doctor import doctor
+
+        return doctor(self.layout, fix=fix)
+
+    def tree(self, ref: str) -> Tree:
+        """Return the parents and children of a checkpoint; see ``memcard.jobs.tree.tree``."""
+        from memcard.jobs.tree import tree
+
+        return tree(self.layout, ref)
 
     def __repr__(self) -> str:
         return f"<library: {self.path}>"

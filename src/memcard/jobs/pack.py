@@ -1,44 +1,44 @@
 """Store checkpoints in little space: as differences to others, or as recipes, in packs.
 
 What is packed is decoded from the disk and compared with its digests before it counts, and only then is a
-plain copy removed that the library owns. Files that are not the library's are read and left alone.
+plain copy removed that the library owns. Files that are not the library's are read and left alone, unless
+their replacement is asked for.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, suppress
+import re
+from collections.abc import Sequence
+from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass, field
-from hashlib import sha256
 from typing import Any
 
 from memcard.core.progress import Listener, Progress, silent
-from memcard.errors import IntegrityError, MemcardError
-from memcard.jobs._pack_bases import Bases, Candidate, Reader, Source, item_of, open_plain
-from memcard.jobs._pack_recipes import Recipe, distance, find_recipe
-from memcard.jobs._stored import Segment, StoredCheckpoint, segments
-from memcard.store import files as owned_files
+from memcard.errors import FormatError, IntegrityError, LockedError, MemcardError, NotFoundError
+from memcard.jobs._pack_bases import Bases
+from memcard.jobs._pack_dry import would_take
+from memcard.jobs._pack_free import free, replace_originals
+from memcard.jobs._pack_plain import Plain, Source, open_plain
+from memcard.jobs._pack_recipes import Recipe, find_guess, find_recipe
+from memcard.jobs._pack_shelf import Candidate, Shelf
+from memcard.jobs._pack_write import Plan, gone, prove, record, write
 from memcard.store import manifest as manifests
 from memcard.store import packed as records
 from memcard.store import refs
 from memcard.store.layout import Layout, check
-from memcard.store.manifest import Manifest, Tensor
-from memcard.store.objects import Objects, all_packs, pack_path
-from memcard.store.pack import BaseRef, PackWriter
-from memcard.store.packed import Packed, computed_key
+from memcard.store.manifest import Manifest
+from memcard.store.objects import pack_path
 from memcard.store.refs import Version
 from memcard.store.writer import Writer
 
-PACK_SIZE = 256 << 20  # bytes; a pack is finished when it has more
-_PIECE = 4 << 20
 _NEW = 0.05  # share of a checkpoint
-_CANDIDATES = 8  # checkpoints that are looked at as bases and as sources of a recipe
+_TRIES = 3  # where another process collects what has no name yet
 
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """What became of one checkpoint.
+    """What became of one checkpoint, or would become of it.
 
     Attributes:
         name: in the library.
@@ -46,6 +46,7 @@ class Done:
         stored: bytes it takes in packs beside what was there; its record and skeleton not counted.
         how: in a few words: alone, as difference to which other, or the recipe.
         freed: bytes of plain copies of the library that were removed.
+        replaced: originals that were put into the library's trash.
         skipped: why it was left as it is; "" if it was packed.
     """
 
@@ -54,14 +55,21 @@ class Done:
     stored: int = 0
     how: str = ""
     freed: int = 0
+    replaced: tuple[str, ...] = ()
     skipped: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class PackedAll:
-    """What packing did, one entry for each checkpoint."""
+    """What packing did, one entry for each checkpoint.
+
+    Attributes:
+        done: the entries.
+        dry_run: whether nothing was done; sizes are estimates then.
+    """
 
     done: tuple[Done, ...] = ()
+    dry_run: bool = False
 
     @property
     def size(self) -> int:
@@ -79,20 +87,29 @@ class PackedAll:
             "checkpoints": [asdict(d) for d in self.done],
             "size": self.size,
             "stored": self.stored,
+            "dry_run": self.dry_run,
         }
 
 
 @dataclass
 class _Job:
     home: Layout
+    shelf: Shelf
     threads: int
     keep_files: bool
     recipes: bool
+    replace_originals: bool
     progress: Listener
-    versions: dict[str, tuple[str, Version]] = field(default_factory=dict)
-    candidates: dict[str, Candidate] = field(default_factory=dict)
+    versions: dict[str, tuple[str, Version]]
+    total: int = 0
+    finished: int = 0  # bytes
     done: dict[str, Done] = field(default_factory=dict)
     under_way: list[str] = field(default_factory=list)
+
+    def tell(self, more: int = 0) -> None:
+        """Say how far it is: ``more`` bytes behind what is finished."""
+        done = min(self.finished + more, self.total)
+        self.progress(Progress("pack", done, self.total))
 
 
 def pack(
@@ -102,6 +119,8 @@ def pack(
     threads: int | None = None,
     keep_files: bool = False,
     recipes: bool = True,
+    replace_originals: bool = False,
+    dry_run: bool = False,
     progress: Listener = silent,
 ) -> PackedAll:
     """Pack checkpoints of the library; those that are packed already cost nothing.
@@ -111,9 +130,13 @@ def pack(
     Args:
         home: the library.
         names: which; none: all.
-        threads: that encode; None for as many as there are processors, at most 4.
+        threads: that encode; None for as many as there are processors, at most 2: of more, each
+            takes 30 MB of memory.
         keep_files: do not remove the library's own plain copies afterwards.
         recipes: look for casts, merges and bakes of packed checkpoints.
+        replace_originals: put the users' own files into the library's trash once they are packed and
+            read back. A path that leads through a link is left alone.
+        dry_run: only estimate, from a few values, how much space each would take.
         progress: hears how many bytes are done.
 
     Raises:
@@ -122,308 +145,158 @@ def pack(
         DiskError: the disk is full or failing.
     """
     check(home)
-    job = _Job(home, threads or min(4, os.cpu_count() or 1), keep_files, recipes, progress)
-    job.versions = {v.manifest: (r.name, v) for r in refs.every(home) for v in r.versions}
+    versions = {v.manifest: (r.name, v) for r in refs.every(home) for v in r.versions}
     wanted = _order(home, names)
-    total, before = sum(v.size for _, v in wanted), 0
-    for _, version in wanted:
-        progress(Progress("pack", before, total))
-        _one(job, version.manifest)
-        before += version.size
-    progress(Progress("pack", before, total))
+    with closing(Shelf(home, versions)) as shelf:
+        if dry_run:
+            sizes = [(version.manifest, name) for name, version in wanted]
+            found = would_take(shelf, sizes, recipes=recipes)
+            listed = [
+                Done(name, size, stored, how, skipped=fault)
+                for name, size, stored, how, fault in found
+            ]
+            return PackedAll(tuple(listed), dry_run=True)
+        count = threads or min(2, os.cpu_count() or 1)
+        job = _Job(home, shelf, count, keep_files, recipes, replace_originals, progress, versions)
+        job.total = sum(version.size for _, version in wanted)
+        for _, version in wanted:
+            job.tell()
+            _one(job, version.manifest)
+            shelf.trim()
+        job.tell()
     return PackedAll(tuple(job.done.values()))
 
 
 def _order(home: Layout, names: Sequence[str]) -> list[tuple[str, Version]]:
-    """List what to pack: the widest dtypes first, then what was there first."""
+    """List what to pack: originals before what says it was made of them, wide dtypes first, runs in order."""
     if names:
         chosen = [refs.find(home, name) for name in names]
     else:
         chosen = [(ref, version) for ref in refs.every(home) for version in ref.versions]
     unique = {version.manifest: (ref.name, version) for ref, version in reversed(chosen)}
 
-    def rank(pair: tuple[str, Version]) -> tuple[bool, int, str, str]:
-        manifest = manifests.get(home, pair[1].manifest)
+    def rank(pair: tuple[str, Version]) -> tuple[bool, int, str, list[tuple[int, str]]]:
+        try:
+            manifest = manifests.get(home, pair[1].manifest)
+        except MemcardError:  # removed at this moment, or damaged: said when it is its turn
+            return True, 0, pair[1].at, _natural(pair[0])
         widths = [t.spec.dtype.block_bytes for t in manifest.tensors.values()]
-        return bool(manifest.parents), -max(widths, default=0), pair[1].at, pair[0]
+        return bool(manifest.parents), -max(widths, default=0), pair[1].at, _natural(pair[0])
 
     return sorted(unique.values(), key=rank)
+
+
+def _natural(name: str) -> list[tuple[int, str]]:
+    """Return a key by which ``step-90`` comes before ``step-100``."""
+    parts = re.findall(r"\d+|\D+", name)
+    return [(int(part), "") if part.isdecimal() else (-1, part) for part in parts]
 
 
 def _one(job: _Job, manifest_id: str) -> bool:
     """Pack a checkpoint unless that is done or under way; tell whether it is packed now."""
     if manifest_id in job.under_way or manifest_id not in job.versions:
-        return records.get(job.home, manifest_id) is not None
+        return job.shelf.record(manifest_id) is not None
     if manifest_id not in job.done:
         job.under_way.append(manifest_id)
         job.done[manifest_id] = _made(job, manifest_id)
         job.under_way.pop()
+        job.finished += job.versions[manifest_id][1].size
     return not job.done[manifest_id].skipped
 
 
 def _made(job: _Job, manifest_id: str) -> Done:
-    home, manifest = job.home, manifests.get(job.home, manifest_id)
-    name = job.versions[manifest_id][0]
+    home, (name, version) = job.home, job.versions[manifest_id]
+    try:
+        manifest = manifests.get(home, manifest_id)
+    except MemcardError as error:
+        return Done(name, version.size, skipped=str(error))
     stored, how = 0, "packed already"
-    if records.get(home, manifest_id) is None:
-        fault = _unfit(manifest)
-        if fault:
+    new = job.shelf.record(manifest_id) is None
+    if new:
+        if fault := unfit(manifest):
             return Done(name, manifest.size, skipped=fault)
         with ExitStack() as stack:
             try:
                 source = open_plain(stack, home, manifest)
             except MemcardError as error:
                 return Done(name, manifest.size, skipped=str(error))
-            recipe = _recipe(job, manifest_id, manifest, source)
-            if recipe is not None:
-                stack.callback(recipe.checkpoint.close)
-            objects = stack.enter_context(Objects(home, all_packs(home)))
-            stored, how = _store(job, manifest_id, manifest, source, objects, recipe)
-    freed = 0 if job.keep_files else _free(job, manifest, manifest_id)
-    return Done(name, manifest.size, stored, how, freed)
+            stored, how = _packed(job, stack, manifest_id, manifest, source)
+    what = (manifest, manifest_id)
+    try:
+        replaced = replace_originals(home, name, *what, proven=new) if job.replace_originals else ()
+        freed = 0 if job.keep_files else free(home, *what, proven=new)
+    except (FormatError, IntegrityError, NotFoundError) as error:
+        if new:
+            raise
+        return Done(name, manifest.size, how=how, skipped=str(error))  # its packs have rotted
+    return Done(name, manifest.size, stored, how, freed, replaced)
 
 
-def _recipe(job: _Job, manifest_id: str, manifest: Manifest, source: Source) -> Recipe | None:
-    if not job.recipes:
-        return None
-    with Objects(job.home, all_packs(job.home)) as objects:
-        if not _is_new(manifest, objects):
-            return None
-    near = [c for c in _near(job, manifest, source) if c.id != manifest_id]
-    return find_recipe(job.home, manifest, source, near, lambda other: _one(job, other))
+def _packed(
+    job: _Job, stack: ExitStack, manifest_id: str, manifest: Manifest, source: Source
+) -> tuple[int, str]:
+    """Write what is missing, read it back from the disk, then write the record."""
+    shelf, target = job.shelf, Plain(manifest, source)
+    near: list[Candidate] = []
+    recipe: Recipe | None = None
+    plan = Plan(manifest_id, manifest, source, None)
+    if is_new(plan, shelf):
+        near = shelf.near(manifest_id, manifest, target)
+        guess = find_guess(shelf, manifest, target, near) if job.recipes else None
+        recipe = find_recipe(shelf, guess, manifest, lambda other: _one(job, other))
+    if recipe is not None:
+        stack.callback(recipe.checkpoint.close)
+        plan = Plan(manifest_id, manifest, source, recipe)
+    bases = Bases([c for c in near if shelf.record(c.id) is not None], shelf)
+    missing = plan.missing(shelf.objects)
+    base = bases.choose(missing, source) if missing else None
+    taken = 0
+
+    def progress(more: int) -> None:
+        nonlocal taken
+        taken += more
+        job.tell(taken)
+
+    lost: list[str] = []
+    for _ in range(_TRIES):
+        with Writer(job.home) as writer:
+            written = write(shelf, plan, bases, job.threads, progress)
+            prove(shelf, plan, job.threads)
+            title = _title(shelf, recipe, base, written)
+            with writer.commit():
+                found = record(shelf, plan, title, written)
+                lost = gone(shelf, found)
+                if not lost:
+                    records.put(writer, found)
+                    shelf.packed(manifest_id)
+                    return written, title
+        shelf.forget(lost)
+    raise LockedError(
+        f"{pack_path(job.home, lost[0])}: was put away {_TRIES} times before the checkpoint it belongs to was on "
+        "record. Let the other memcard finish, then run `memcard pack` again."
+    )
 
 
-def _is_new(manifest: Manifest, objects: Objects) -> bool:
-    """Whether enough of a checkpoint is in no pack for a recipe to be worth looking for."""
-    sizes = {t.blake3: t.spec.nbytes for t in manifest.tensors.values() if t.blake3}
-    new = sum(size for key, size in sizes.items() if key not in objects)
+def is_new(plan: Plan, shelf: Shelf) -> bool:
+    """Whether enough of a checkpoint is in no pack for relatives to be worth looking for."""
+    sizes = {t.blake3: t.spec.nbytes for t in plan.manifest.tensors.values() if t.blake3}
+    new = sum(tensor.spec.nbytes for _, tensor in plan.missing(shelf.objects))
     return new > _NEW * sum(sizes.values())
 
 
-def _unfit(manifest: Manifest) -> str:
+def unfit(manifest: Manifest) -> str:
+    """Return why a checkpoint cannot be packed; "" if it can."""
     odd = [n for n, t in manifest.tensors.items() if t.at is None and t.spec.nbytes]
     if odd:
         return f"its tensors are compressed in the file, or strided (such as {odd[0]})"
     return ""
 
 
-def _near(job: _Job, manifest: Manifest, source: Source) -> list[Candidate]:
-    """Return the checkpoints that may be relatives: parents first, then those nearest in values."""
-    if not job.candidates:
-        for name in dict.fromkeys([*records.every(job.home), *job.versions]):
-            with suppress(MemcardError):  # verify speaks of it
-                job.candidates[name] = Candidate(name, manifests.get(job.home, name))
-    loras = [c for c in job.candidates.values() if c.manifest.kind == "lora"]
-    alike = [
-        c
-        for c in job.candidates.values()
-        if c.manifest.architecture == manifest.architecture and c not in loras
-    ]
-    distances = {c.id: distance(job.home, manifest, source, c) for c in alike}
-
-    def rank(candidate: Candidate) -> tuple[bool, float]:
-        return candidate.manifest.sha256 not in manifest.parents, distances[candidate.id]
-
-    if manifest.kind == "lora":
-        return loras[-_CANDIDATES:]
-    return sorted(alike, key=rank)[:_CANDIDATES] + loras[-_CANDIDATES:]
-
-
-def _store(
-    job: _Job,
-    manifest_id: str,
-    manifest: Manifest,
-    source: Source,
-    objects: Objects,
-    recipe: Recipe | None,
-) -> tuple[int, str]:
-    """Write what is missing, check it from the disk, then write the record."""
-    plan = _Plan(manifest_id, manifest, source, objects, recipe)
-    packed = [c for c in _near(job, manifest, source) if records.get(job.home, c.id) is not None]
-    plain_bases = Bases(packed, objects)
-    missing = [(n, t) for n, t in plan.tensors() if t.blake3 not in objects]
-    base = plain_bases.choose(missing, source) if missing and recipe is None else None
-    with Writer(job.home) as writer:
-        made, written = _write_packs(job, plan, plain_bases)
-        for name in made:
-            objects.include(name)
-        record = _record(plan, objects)
-        _verify(job, manifest_id, manifest, record)
-        with writer.commit():
-            records.put(writer, record)
-    job.candidates[manifest_id] = Candidate(manifest_id, manifest)
-    return written, _how(plan, recipe, base, job, written)
-
-
-def _how(plan: _Plan, recipe: Recipe | None, base: str | None, job: _Job, written: int) -> str:
+def _title(shelf: Shelf, recipe: Recipe | None, base: str | None, written: int) -> str:
     if recipe is not None:
         return recipe.title
     if not written:
         return "every tensor was there already"
     if base is not None:
-        return f"difference to {job.candidates[base].manifest.sha256[:12]}"
+        return f"difference to {shelf.candidates[base].manifest.sha256[:12]}"
     return "alone"
-
-
-class _Plan:
-    """What of a checkpoint goes into packs."""
-
-    def __init__(
-        self,
-        manifest_id: str,
-        manifest: Manifest,
-        source: Source,
-        objects: Objects,
-        recipe: Recipe | None,
-    ) -> None:
-        self.id, self.manifest, self.source = manifest_id, manifest, source
-        self.objects, self.recipe = objects, recipe
-
-    def tensors(self) -> Iterator[tuple[str, Tensor]]:
-        """Yield every tensor whose values are to be stored, equal ones once."""
-        seen: set[str] = set()
-        for name, tensor in self.manifest.tensors.items():
-            if tensor.blake3 and tensor.spec.nbytes and tensor.blake3 not in seen:
-                seen.add(tensor.blake3)
-                yield name, tensor
-
-    def computed(self, name: str) -> BaseRef | None:
-        """Return what the recipe gives for a tensor, as a base."""
-        if self.recipe is None or name not in self.recipe.names:
-            return None
-        made = self.recipe.checkpoint
-        return BaseRef(
-            computed_key(self.id, name), lambda at, out: made.readinto(name, out, at), depth=0
-        )
-
-    def bones(self) -> Iterator[tuple[str, int, Reader]]:
-        """Yield the skeletons that are too large to be kept by themselves."""
-        for number, file in enumerate(self.manifest.files):
-            if not file.skeleton.stored and file.skeleton.size:
-                runs = [s for s in segments(self.manifest, number) if s.key is None]
-                yield (
-                    file.skeleton.blake3,
-                    file.skeleton.size,
-                    _gaps(runs, self.source.file(number)),
-                )
-
-
-def _gaps(runs: Sequence[Segment], read: Reader) -> Reader:
-    """Return what reads the skeleton of a file, which lies in pieces."""
-
-    def gaps(at: int, out: memoryview) -> None:
-        done = 0
-        for run in runs:
-            skip = at + done - run.within
-            if 0 <= skip < run.size and done < len(out):
-                size = min(run.size - skip, len(out) - done)
-                read(run.start + skip, out[done : done + size])
-                done += size
-
-    return gaps
-
-
-def _write_packs(job: _Job, plan: _Plan, bases: Bases) -> tuple[list[str], int]:
-    """Write all that is in no pack yet; return the names of the new packs and their size."""
-    made: list[str] = []
-    written = 0
-    jobs = list(_additions(plan, bases))
-    while jobs:
-        with PackWriter(job.home.packs, threads=job.threads) as writer:
-            while jobs and writer.size < PACK_SIZE:
-                key, size, read, options = jobs.pop(0)
-                writer.add(key, size, read, **options())
-            path = writer.commit()
-            made.append(path.stem)
-            written += path.stat().st_size
-    return made, written
-
-
-def _additions(plan: _Plan, bases: Bases) -> Iterator[tuple[str, int, Reader, Any]]:
-    exact = plan.recipe.exact if plan.recipe is not None else frozenset[str]()
-    for name, tensor in plan.tensors():
-        if tensor.blake3 is None or _has(plan.objects, tensor.blake3) or name in exact:
-            continue
-        read = plan.source.reader(name)
-        yield tensor.blake3, tensor.spec.nbytes, read, _options(plan, bases, name, tensor)
-    for key, size, read in plan.bones():
-        if key not in plan.objects:
-            yield key, size, read, lambda: {"kind": "skeleton"}
-
-
-def _has(objects: Objects, key: str) -> bool:
-    """Whether a tensor is in a pack, to be read without the recipe of another checkpoint."""
-    one = objects.get(key)
-    return one is not None and one.kind != "residual"
-
-
-def _options(plan: _Plan, bases: Bases, name: str, tensor: Tensor) -> Any:
-    def options() -> dict[str, Any]:
-        computed = plan.computed(name)
-        item = item_of(tensor.spec)
-        if computed is not None:
-            return {"item": item, "kind": "residual", "base": computed}
-        return {"item": item, "base": bases.of(name, tensor, plan.source)}
-
-    return options
-
-
-def _record(plan: _Plan, objects: Objects) -> Packed:
-    packs: dict[str, None] = {}
-    exact = plan.recipe.exact if plan.recipe is not None else frozenset[str]()
-    for name, tensor in plan.manifest.tensors.items():
-        if tensor.blake3 and tensor.spec.nbytes and name not in exact:
-            packs |= dict.fromkeys(objects.packs_of(tensor.blake3))
-    for file in plan.manifest.files:
-        if file.skeleton.blake3 in objects:
-            packs |= dict.fromkeys(objects.packs_of(file.skeleton.blake3))
-    recipe = plan.recipe
-    if recipe is None:
-        return Packed(plan.id, tuple(packs))
-    return Packed(plan.id, tuple(packs), recipe.document, recipe.title, recipe.sources)
-
-
-def _verify(job: _Job, manifest_id: str, manifest: Manifest, record: Packed) -> None:
-    """Decode every file from the disk and compare its digest.
-
-    Raises:
-        IntegrityError: it is not what was packed.
-    """
-    stored = StoredCheckpoint(job.home, manifest_id, record)
-    try:
-        for number, file in enumerate(manifest.files):
-            if (found := digest_of(stored, number, file.size)) != file.sha256:
-                raise IntegrityError(
-                    f"{file.name or manifest_id}: what was packed reads back with the SHA-256 {found}, not "
-                    f"{file.sha256}. The plain copy was changed, or the disk fails; nothing was removed."
-                )
-    finally:
-        stored.close()
-
-
-def digest_of(stored: StoredCheckpoint, number: int, size: int) -> str:
-    """Return the SHA-256 of a file of a packed checkpoint."""
-    whole, buffer = sha256(), memoryview(bytearray(_PIECE))
-    for at in range(0, size, _PIECE):
-        part = buffer[: min(_PIECE, size - at)]
-        stored.read_file(number, at, part)
-        whole.update(part)
-    return whole.hexdigest()
-
-
-def _free(job: _Job, manifest: Manifest, manifest_id: str) -> int:
-    """Remove the library's own plain copies of a checkpoint that was packed and checked."""
-    freed = 0
-    with Writer(job.home) as writer, writer.commit():
-        record = records.get(job.home, manifest_id)
-        if record is None or not all(pack_path(job.home, p).exists() for p in record.packs):
-            return 0
-        for file in manifest.files:
-            owned = owned_files.get(job.home, file.sha256)
-            if owned is None:
-                continue
-            size = owned.path.stat().st_size if owned.path.stat().st_nlink == 1 else 0
-            owned.path.unlink()
-            job.home.file_state(file.sha256).unlink(missing_ok=True)
-            freed += size
-    return freed

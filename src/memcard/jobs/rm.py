@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from memcard.errors import NotFoundError, UsageError
-from memcard.store import refs, trash
+from memcard.store import refs, reserve, trash
 from memcard.store.layout import Layout, check
 from memcard.store.whereabouts import copies_of
 from memcard.store.writer import Writer
@@ -50,6 +50,11 @@ def rm(home: Layout, names: Iterable[str], *, dry_run: bool = False) -> Removed:
     check(home)
     if dry_run:
         return _removed(home, _found(home, names), None)
+    chosen = tuple(names)
+    return reserve.with_space(home, lambda: _put_away(home, chosen))
+
+
+def _put_away(home: Layout, names: tuple[str, ...]) -> Removed:
     with Writer(home) as writer, writer.commit():
         found = _found(home, names)
         title = ", ".join(ref.name for ref in found)

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
+from memcard.core.card import Card
+from memcard.errors import CorruptError, UnsupportedError
+from memcard.jobs._library_cards import kept_of
 from memcard.store import manifest as manifests
-from memcard.store import refs
+from memcard.store import packed, refs
 from memcard.store.layout import Layout, check
 from memcard.store.manifest import Manifest
+from memcard.store.packed import Packed
 from memcard.store.whereabouts import Copy, copies_of
 
 
@@ -21,6 +25,8 @@ class Shown:
     version: refs.Version
     manifest: Manifest
     copies: tuple[Copy, ...]
+    card: Card = field(default_factory=Card)
+    packed: Packed | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return the facts as JSON values."""
@@ -45,7 +51,20 @@ class Shown:
             "made_by": dict(manifest.made_by),
             "parents": list(manifest.parents),
             "metadata": dict(manifest.metadata),
-            "notes": list(manifest.notes),
+            "packed": self._packed(),
+            "card": self.card.to_dict(),
+            "notes": [*manifest.notes, *self.card.notes],
+        }
+
+    def _packed(self) -> dict[str, Any] | None:
+        if self.packed is None:
+            return None
+        record = self.packed
+        return {
+            "packs": list(record.packs),
+            "stored": record.stored,
+            "recipe": record.title or None,
+            "sources": list(record.sources),
         }
 
 
@@ -64,4 +83,9 @@ def show(home: Layout, ref: str) -> Shown:
     check(home)
     found, version = refs.find(home, ref)
     manifest = manifests.get(home, version.manifest)
-    return Shown(found, version, manifest, copies_of(home, version))
+    where = copies_of(home, version)
+    try:
+        card = kept_of(home, version).card
+    except (CorruptError, UnsupportedError) as error:
+        card = Card(notes=(str(error),))
+    return Shown(found, version, manifest, where, card, packed.get(home, version.manifest))

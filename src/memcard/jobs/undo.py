@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from memcard.store import trash
+from memcard.store import reserve, trash
 from memcard.store.layout import Layout, check
 from memcard.store.writer import Writer
 
@@ -46,6 +46,10 @@ def undo(home: Layout, entry: str | None = None) -> Trashed:
         UsageError: a name is in use again; nothing was moved.
     """
     check(home)
+    return reserve.with_space(home, lambda: _put_back(home, entry))
+
+
+def _put_back(home: Layout, entry: str | None) -> Trashed:
     with Writer(home) as writer, writer.commit():
         found = trash.find(home, entry)
         told = _told(found)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
@@ -20,6 +21,8 @@ from memcard.errors import (
     MemcardError,
     UsageError,
 )
+from memcard.jobs._verified_when import When
+from memcard.jobs._verify_packs import CheckedPack, PackWork, record_key
 from memcard.store import files, places, refs
 from memcard.store import manifest as manifests
 from memcard.store.layout import Layout, check
@@ -65,6 +68,8 @@ class Verified:
 
     Attributes:
         files: every copy of every file.
+        packs: every pack that a checkpoint needs.
+        passed: files and packs that were found sound not long ago, and not read again.
         faults: sentences, one for each fault: what is damaged, and what to do.
         lost: names of the checkpoints of which no copy is sound and at hand.
     """
@@ -72,6 +77,8 @@ class Verified:
     files: tuple[Checked, ...]
     faults: tuple[str, ...]
     lost: tuple[str, ...]
+    packs: tuple[CheckedPack, ...] = ()
+    passed: int = 0
 
     @property
     def ok(self) -> bool:
@@ -81,7 +88,14 @@ class Verified:
     def to_dict(self) -> dict[str, Any]:
         """Return the facts as JSON values."""
         listed = [asdict(file) | {"path": str(file.path)} for file in self.files]
-        return {"ok": self.ok, "lost": self.lost, "faults": self.faults, "files": listed}
+        return {
+            "ok": self.ok,
+            "lost": self.lost,
+            "faults": self.faults,
+            "files": listed,
+            "packs": [pack.to_dict() for pack in self.packs],
+            "passed": self.passed,
+        }
 
 
 def verify(
@@ -90,9 +104,11 @@ def verify(
     *,
     sample: float = 1.0,
     seed: int = 0,
+    older_than: float = 0.0,
+    packs: bool = True,
     progress: Listener = silent,
 ) -> Verified:
-    """Read all copies of checkpoints and compare them with their digests.
+    """Read all copies of checkpoints, and their packs, and compare them with their digests.
 
     A file whose time changed and whose bytes did not is recorded anew, so that it is served again.
 
@@ -102,6 +118,9 @@ def verify(
         sample: share of the bytes to read, 0 < sample <= 1. Below 1 whole tensors are chosen, so
             that a file that lost a part is found with that probability or higher.
         seed: of the choice; another one each day reads everything in time.
+        older_than: pass over what was read whole and found sound within so many seconds. So a run that
+            was stopped goes on where it was.
+        packs: read packs too.
         progress: hears how many bytes are read.
 
     Raises:
@@ -110,19 +129,56 @@ def verify(
     """
     if not 0 < sample <= 1:
         raise UsageError(f"sample is {sample}; it must be above 0 and at most 1.")
-    check(home)
+    library_id = check(home)
     damaged: list[CorruptError] = []
     pairs = [refs.find(home, name) for name in names]
     pairs = pairs or [(ref, v) for ref in refs.every(home, damaged) for v in ref.versions]
     chance = random.Random(seed)  # noqa: S311  # a choice of what to read, no secret
     work = _Work(home, sample, chance, progress)
-    work.total = sum(version.size for _, version in pairs)
-    work.faults += map(str, damaged)
-    sound = [(ref, version, work.version(ref.name, version)) for ref, version in pairs]
-    lost = dict.fromkeys(
-        ref.name for ref, version, ok in sound if version is ref.version and not ok
+    work.when, work.older_than = When(library_id), older_than
+    shelf = PackWork(
+        home,
+        {version.manifest: ref.name for ref, version in reversed(pairs)} if packs else {},
+        sample=sample,
+        chance=chance,
+        heard=work.hear,
+        known=work.known,
     )
-    return Verified(tuple(work.found), tuple(work.faults), tuple(lost))
+    try:
+        work.total = sum(version.size for _, version in pairs) + shelf.total
+        work.faults += [*map(str, damaged), *shelf.faults]
+        plain = [(ref, version, work.version(ref.name, version)) for ref, version in pairs]
+        checked = _packs(work, shelf)
+        lost = dict.fromkeys(
+            ref.name
+            for ref, version, ok in plain
+            if version is ref.version and not ok and not shelf.sound(version.manifest)
+        )
+    finally:
+        shelf.close()
+    return Verified(tuple(work.found), tuple(work.faults), tuple(lost), checked, work.passed)
+
+
+def _packs(work: _Work, packs: PackWork) -> tuple[CheckedPack, ...]:
+    """Read the packs; tell what is wrong with them and which checkpoints need it."""
+    before = len(packs.faults)
+    checked = packs.run()
+    work.faults += packs.faults[before:]
+    for found in checked:
+        if found.state == "ok":
+            if work.whole:
+                work.when.note(f"pack {found.name}")
+            continue
+        needed = f" Needed by: {', '.join(found.needed_by)}." if found.needed_by else ""
+        more = f" There are {len(found.why) - 1} more faults in it." if len(found.why) > 1 else ""
+        work.faults.append(
+            f"{found.why[0]}{more}{needed} `memcard repair` looks for other copies of what it holds."
+        )
+    if work.whole:
+        for manifest_id, record in packs.records.items():
+            if record.recipe is not None and packs.sound(manifest_id):
+                work.when.note(record_key(record))
+    return checked
 
 
 class _Work:
@@ -134,7 +190,9 @@ class _Work:
         self.home, self._sample, self._chance, self._progress = home, sample, chance, progress
         self.found: list[Checked] = []
         self.faults: list[str] = []
-        self.total = self._done = 0
+        self.total = self._done = self.passed = 0
+        self.when, self.older_than = When("", Path(os.devnull)), 0.0
+        self.whole = sample == 1
         self._seen: dict[tuple[str, Path], bool] = {}
 
     def version(self, name: str, version: refs.Version) -> bool:
@@ -162,6 +220,10 @@ class _Work:
         if key in self._seen:
             return self._seen[key]
         facts = (name, copy.path, file.sha256)
+        if copy.fitness == "ok" and self.known(_state_key(copy, file.sha256)):
+            self.found.append(Checked(*facts, "ok", owned=copy.owned))
+            self._seen[key] = True
+            return True
         if copy.fitness == "missing":
             checked = Checked(*facts, "missing", owned=copy.owned)
         else:
@@ -170,14 +232,28 @@ class _Work:
             if wrong is not None:
                 verdict = "changed" if copy.fitness == "changed" else "rotten"
             checked = Checked(*facts, verdict, wrong or (), copy.owned, read)
-        self._note(checked, copy, whole=self._sample == 1)
+        self._note(checked, copy)
         self.found.append(checked)
         self._seen[key] = checked.verdict == "ok"
         return checked.verdict == "ok"
 
-    def _note(self, checked: Checked, copy: Copy, *, whole: bool) -> None:
+    def known(self, what: str) -> bool:
+        """Whether a thing was found sound so lately that it is passed over."""
+        fresh = self.when.age(what) < self.older_than
+        self.passed += fresh
+        return fresh
+
+    def hear(self, read: int) -> None:
+        """Count what was read of packs."""
+        self._done = min(self._done + read, self.total)
+        self._progress(Progress("verify", self._done, self.total))
+
+    def _note(self, checked: Checked, copy: Copy) -> None:
         """Record a file anew whose state alone had changed; tell of one that is rotten."""
-        if checked.verdict == "ok" and copy.fitness == "changed" and whole:
+        if checked.verdict == "ok" and self.whole:
+            with suppress(OSError):
+                self.when.note(_state_key(copy, checked.sha256))
+        if checked.verdict == "ok" and copy.fitness == "changed" and self.whole:
             # a read-only library is none the worse for it
             with suppress(DiskError, LockedError), Writer(self.home) as writer, writer.commit():
                 if copy.owned:
@@ -224,6 +300,12 @@ class _Work:
         if isinstance(event, Progress):
             event = Progress("verify", self._done + event.done, self.total)
         self._progress(event)
+
+
+def _state_key(copy: Copy, sha256: str) -> str:
+    """Return by what it is remembered that a file was read: another state is another file."""
+    found = copy.path.stat()
+    return f"file {sha256} {copy.path} {found.st_size} {found.st_mtime_ns} {found.st_ino}"
 
 
 def _chosen(runs: Sequence[Run], sample: float, chance: random.Random) -> Iterator[Run]:

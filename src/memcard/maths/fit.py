@@ -109,7 +109,11 @@ class _Errors:
     def __init__(self, target: Double, columns: Sequence[Double], unit: Double) -> None:
         few = slice(None, None, 1 + len(target) // _ROWS)
         first, one = columns[0][few], unit[few]
-        rows = [first / one, *((c[few] - first) / one for c in columns), (target[few] - first) / one]
+        rows = [
+            first / one,
+            *((c[few] - first) / one for c in columns),
+            (target[few] - first) / one,
+        ]
         whole = np.stack(rows)
         self._inner = np.einsum("ij,kj->ik", whole, whole) / len(first)
         self._count = len(columns)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,14 +17,17 @@ from memcard.core.atomic import disk_errors, nameless
 from memcard.errors import IntegrityError, UsageError
 from memcard.store import _pack_layout as layout
 from memcard.store._pack_layout import Blocks, Kind, Mode, PackedObject
+from memcard.store.writer import PACK_PART, ensure_folder
 
 ReadValues: TypeAlias = Callable[[int, memoryview], None]
 """Fills the given memory with the values from this byte on."""
 
 _ALONE = "planes_ans"  # which looks for the best form of each plane by itself
 _WITH_BASE = "delta_ans"
-_SAMPLE = 1 << 16  # values by which the size of an object is estimated
+_SAMPLE = 1 << 14  # values by which the size of an object is estimated
+WORTH = 0.95  # of the size alone: a difference must be that much smaller
 _PAYS = 0.98  # of the size as it is: less gain than that is not worth the decoding
+_SMALL = 1 << 16  # bytes; to hand less to another thread takes longer than to encode it
 _TINY = 256  # bytes; below that a block is kept as it is
 
 
@@ -44,10 +47,30 @@ class BaseRef:
 
 
 @dataclass(frozen=True, slots=True)
+class _Values:
+    """What is to be stored, and where it is read from."""
+
+    size: int
+    item: int
+    read: ReadValues
+    base: BaseRef | None
+
+    def pays(self) -> bool:
+        """Whether a few values are smaller as differences to the base than by themselves."""
+        base = self.base
+        assert base is not None  # noqa: S101  # asked for those with a base only
+        few = sampled(self.read, self.size, self.item)
+        there = sampled(base.read, self.size, self.item)
+        return few == there or cost(few, self.item, there) < WORTH * cost(few, self.item)
+
+
+@dataclass(frozen=True, slots=True)
 class _Packed:
     mode: Mode
-    stored: bytes
+    stored: bytes | memoryview
     check: bytes
+    values: memoryview
+    buffer: bytearray  # that holds them; to be used again
 
 
 class PackWriter:
@@ -61,13 +84,15 @@ class PackWriter:
         self.size = 0
         self._objects: dict[str, PackedObject] = {}
         self._digest = blake3()
+        # Fresh memory must be cleared by the system page by page: that takes longer than reading into it.
+        self._spare: list[bytearray] = []
         self._stack = ExitStack()
         self._file: BinaryIO | None = None
 
     def __enter__(self) -> Self:
-        self.folder.mkdir(parents=True, exist_ok=True)
+        ensure_folder(self.folder)
         with ExitStack() as stack:
-            self._file, self._settle = stack.enter_context(nameless(self.folder, "pack"))
+            self._file, self._settle = stack.enter_context(nameless(self.folder, PACK_PART))
             self._pool = stack.enter_context(ThreadPoolExecutor(self.threads))
             self._write(layout.HEADER.pack(layout.MAGIC, layout.VERSION, 0))
             self._stack = stack.pop_all()
@@ -90,17 +115,19 @@ class PackWriter:
         kind: Kind = "tensor",
         codec: str | None = None,
         base: BaseRef | None = None,
+        weigh: bool = False,
     ) -> PackedObject:
         """Append an object; one that is there already is not written again.
 
         Args:
             key: BLAKE3 of its bytes, 64 hex digits.
             size: in bytes.
-            read: called once for each block, in order.
+            read: called for each block, from any thread.
             item: bytes of a value: 1, 2, 4 or 8.
             kind: what it is.
             codec: name of a codec; None: the best there is, with a base or without.
             base: what it is stored as a difference to.
+            weigh: do so only where that is smaller, as far as a few values tell.
 
         Raises:
             IntegrityError: the bytes do not have this key.
@@ -110,7 +137,10 @@ class PackWriter:
         if key in self._objects:
             return self._objects[key]
         _check_arguments(key, size, item, base)
-        depth = base.depth + 1 if base else 0
+        values = _Values(size, item, read, base)
+        if weigh and base is not None and size and not values.pays():
+            values = replace(values, base=None)
+        base = values.base
         plan = PackedObject(
             key=key,
             kind=kind,
@@ -118,15 +148,14 @@ class PackWriter:
             item=item,
             codec=codec or ("raw" if size < _TINY else _WITH_BASE if base else _ALONE),
             base=base.key if base else None,
-            depth=depth,
+            depth=base.depth + 1 if base else 0,
             at=self.size,
             blocks=Blocks(b"", 0),
         )
-        whole, blocks = blake3(), self._read(plan, read, base)
-        start = self.size
+        whole, start = blake3(), self.size
         try:
             self._write(layout.head(plan))
-            table = b"".join(self._encoded(plan, blocks, whole))
+            table = b"".join(self._encoded(plan, values, whole))
             _check_key(key, whole.hexdigest())
         except BaseException:
             self._file = None  # the file now holds a part of an object: nothing may follow it
@@ -184,41 +213,35 @@ class PackWriter:
         self._digest.update(raw)
         self.size += len(raw)
 
-    def _read(
-        self, plan: PackedObject, read: ReadValues, base: BaseRef | None
-    ) -> Iterator[tuple[memoryview, memoryview | None]]:
-        for index in range(layout.block_count(plan.size, plan.item)):
-            offset, size = plan.extent(index)
-            part = memoryview(bytearray(size))
-            read(offset, part)
-            there = None
-            if base is not None:
-                there = memoryview(bytearray(size))
-                base.read(offset, there)
-            yield part, there
-
-    def _encoded(
-        self,
-        plan: PackedObject,
-        blocks: Iterator[tuple[memoryview, memoryview | None]],
-        whole: blake3,
-    ) -> Iterator[bytes]:
+    def _encoded(self, plan: PackedObject, values: _Values, whole: blake3) -> Iterator[bytes]:
         """Encode blocks on several threads, write them in order, yield their lines for the table."""
         waiting: deque[Future[_Packed]] = deque()
 
         def finish() -> bytes:
-            packed = waiting.popleft().result()
+            return keep(waiting.popleft().result())
+
+        def keep(packed: _Packed) -> bytes:
+            whole.update(packed.values)
             line = layout.frame(len(packed.stored), packed.mode, packed.check)
-            self._write(line + packed.stored)
+            self._write(line)
+            self._write(packed.stored)
+            self._spare.append(packed.buffer)
             return line
 
-        for part, base in blocks:
-            whole.update(part)
-            waiting.append(self._pool.submit(_pack, part, base, plan.codec, plan.item))
-            if len(waiting) > self.threads:
+        try:
+            for index in range(layout.block_count(plan.size, plan.item)):
+                buffer = self._spare.pop() if self._spare else bytearray(0)
+                place = plan.extent(index)
+                if plan.size <= _SMALL:
+                    yield keep(_pack(values, place, buffer, plan.codec))
+                    continue
+                waiting.append(self._pool.submit(_pack, values, place, buffer, plan.codec))
+                if len(waiting) > self.threads:
+                    yield finish()
+            while waiting:
                 yield finish()
-        while waiting:
-            yield finish()
+        finally:  # after a fault nothing may still be reading from what the caller closes
+            wait(waiting)
 
 
 def _check_arguments(key: str, size: int, item: int, base: BaseRef | None) -> None:
@@ -242,16 +265,25 @@ def _check_key(key: str, found: str) -> None:
         )
 
 
-def _pack(part: memoryview, base: memoryview | None, codec: str, item: int) -> _Packed:
+def _pack(values: _Values, place: tuple[int, int], buffer: bytearray, codec: str) -> _Packed:
+    """Read a block and encode it."""
+    (offset, size), item, base = place, values.item, values.base
+    if len(buffer) < size * (2 if base else 1):
+        buffer = bytearray(size * (2 if base else 1))
+    part = memoryview(buffer)[:size]
+    values.read(offset, part)
+    there = memoryview(buffer)[size : 2 * size] if base else None
     check = blake3(part).digest(16)
-    if base is not None and base == part:
-        return _Packed("same", b"", check)
-    if codec != "raw" and len(part) >= _TINY:
+    if base is not None and there is not None:
+        base.read(offset, there)
+        if there == part:
+            return _Packed("same", b"", check, part, buffer)
+    if codec != "raw" and size >= _TINY:
         plugin = CODECS[codec]
-        packed = plugin.encode(part, item, base if plugin.needs_base else None)
-        if len(packed) < _PAYS * len(part):
-            return _Packed("codec", packed, check)
-    return _Packed("raw", bytes(part), check)
+        packed = plugin.encode(part, item, there if plugin.needs_base else None)
+        if len(packed) < _PAYS * size:
+            return _Packed("codec", packed, check, part, buffer)
+    return _Packed("raw", part, check, part, buffer)
 
 
 def estimate(
@@ -259,27 +291,35 @@ def estimate(
 ) -> tuple[float, float]:
     """Return the share of its size that an object would take alone, and as a difference to a base.
 
-    Reads all of up to 65,536 values, of more four stretches that do not overlap.
+    Looks at what ``sampled`` reads of both.
 
     Returns:
         Two shares in 0..1; the second one is 1 without a base.
     """
-    values = size // item
+    few = sampled(read, size, item)
+    there = None if base is None else sampled(base, size, item)
+    return cost(few, item), 1.0 if there is None else cost(few, item, there)
+
+
+def sampled(read: ReadValues, size: int, item: int) -> bytes:
+    """Read up to 16,384 values, of more four stretches of the first block that do not overlap.
+
+    They lie in one block because a packed base is decoded block by block.
+    """
+    values = min(size // item, layout.BLOCK_VALUES)
     whole = values <= _SAMPLE  # twice the same values would look as if they compressed well
     each = values if whole else _SAMPLE // 4
     starts = ([0] if values else []) if whole else [(values - each) * i // 3 for i in range(4)]
-    part, there = bytearray(), bytearray()
-    for start in starts:
-        piece = memoryview(bytearray(each * item))
-        read(start * item, piece)
-        part += piece
-        if base is not None:
-            base(start * item, piece)
-            there += piece
-    if not part:
-        return 1.0, 1.0
-    alone = len(CODECS[_ALONE].encode(memoryview(part), item))
-    delta = len(part)
-    if base is not None:
-        delta = len(CODECS[_WITH_BASE].encode(memoryview(part), item, memoryview(there)))
-    return min(1.0, alone / len(part)), min(1.0, delta / len(part))
+    out = bytearray(each * item * len(starts))
+    for i, start in enumerate(starts):
+        read(start * item, memoryview(out)[i * each * item : (i + 1) * each * item])
+    return bytes(out)
+
+
+def cost(few: bytes, item: int, there: bytes | None = None) -> float:
+    """Return the share of their size that values would take, alone or as differences to others."""
+    if not few:
+        return 1.0
+    codec = CODECS[_ALONE if there is None else _WITH_BASE]
+    base = None if there is None else memoryview(there)
+    return min(1.0, len(codec.encode(memoryview(few), item, base)) / len(few))

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import json
+import os
+import stat
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
+
+from blake3 import blake3
 
 from memcard.errors import CorruptError
 
 MOST: Final = 256 << 20  # bytes; a manifest of 100,000 tensors has 20 MB
+_CHECK: Final = 32  # hex digits
 
 
 def to_bytes(value: object) -> bytes:
@@ -17,6 +23,24 @@ def to_bytes(value: object) -> bytes:
         value, ensure_ascii=True, sort_keys=True, separators=(",", ":"), allow_nan=False
     )
     return text.encode("ascii") + b"\n"
+
+
+def sealed(value: Mapping[str, Any]) -> bytes:
+    """Return canonical JSON with the key ``check``: the first digits of the BLAKE3 of what it is without.
+
+    So a flipped bit in a file that may change, and has no digest for its name, is noticed.
+    """
+    plain = to_bytes({key: item for key, item in value.items() if key != "check"})
+    check = blake3(plain).hexdigest()[:_CHECK]
+    whole = to_bytes({**value, "check": check})
+    if _unsealed(whole, check) != plain:
+        raise ValueError("a sealed object needs a key that sorts behind 'check'")
+    return whole
+
+
+def _unsealed(raw: bytes, check: str) -> bytes:
+    """Return the bytes without their check, of which a key must follow."""
+    return raw.replace(f'"check":"{check}",'.encode(), b"", 1)
 
 
 def from_bytes(raw: bytes, path: Path) -> dict[str, Any]:
@@ -33,7 +57,19 @@ def from_bytes(raw: bytes, path: Path) -> dict[str, Any]:
         ) from None
     if not isinstance(found, dict):
         raise CorruptError(f"{path}: is JSON, but no object. Put it back from a backup.")
+    if "check" in found:
+        _compare(raw, found.pop("check"), path)
     return found
+
+
+def _compare(raw: bytes, check: object, path: Path) -> None:
+    """Compare a file with its own check; a file without one is believed, as others may write it."""
+    right = isinstance(check, str) and check.isascii() and len(check) == _CHECK
+    if not right or blake3(_unsealed(raw, str(check))).hexdigest()[:_CHECK] != check:
+        raise CorruptError(
+            f"{path}: does not fit its own check, so the disk or someone changed it. Put it back from a "
+            "backup; see `memcard doctor`."
+        )
 
 
 def read_bytes(path: Path) -> bytes:
@@ -41,12 +77,20 @@ def read_bytes(path: Path) -> bytes:
 
     Raises:
         FileNotFoundError: there is none.
-        CorruptError: it is larger than any such file.
+        CorruptError: it is larger than any such file, or none that can be read to its end.
     """
-    with path.open("rb", buffering=0) as file:
-        raw = file.read(MOST + 1)
-        while part := file.read(MOST + 1 - len(raw)):  # a raw read may be short
+    # Not to wait for ever where someone put a pipe.
+    fd = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    try:
+        state = os.fstat(fd)
+        if not stat.S_ISREG(state.st_mode):
+            raise CorruptError(f"{path}: is no plain file. Remove it, and put back a backup.")
+        size = min(state.st_size, MOST) + 1
+        raw = os.read(fd, size)
+        while part := os.read(fd, size - len(raw)):  # a read may be short
             raw += part
+    finally:
+        os.close(fd)
     if len(raw) > MOST:
         raise CorruptError(f"{path}: has more than {MOST} bytes, the limit for such a file.")
     return raw
@@ -60,6 +104,10 @@ def read_object(path: Path) -> dict[str, Any]:
         CorruptError: it holds something else.
     """
     return from_bytes(read_bytes(path), path)
+
+
+def _is_digest(text: str) -> bool:
+    return len(text) == 64 and not set(text) - set("0123456789abcdef")
 
 
 class Fields:
@@ -85,9 +133,16 @@ class Fields:
     def digest(self, key: str) -> str:
         """Return 64 lower-case hex digits."""
         value = self.text(key)
-        if len(value) != 64 or set(value) - set("0123456789abcdef"):
+        if not _is_digest(value):
             raise self._wrong(key, "64 hex digits")
         return value
+
+    def digests(self, key: str) -> tuple[str, ...]:
+        """Return a list of digests; they name files, so nothing else may pass."""
+        found = self.texts(key)
+        if not all(map(_is_digest, found)):
+            raise self._wrong(key, "a list of 64 hex digits each")
+        return found
 
     def number(self, key: str) -> int:
         """Return a whole number of 0 or more."""

@@ -14,7 +14,7 @@ from memcard.core.atomic import disk_errors, fsync_folder
 from memcard.core.digest import sha256_file
 from memcard.core.progress import Listener, Progress, silent
 from memcard.errors import CorruptError, IntegrityError, UsageError
-from memcard.store.canonical import Fields, read_object, to_bytes
+from memcard.store.canonical import Fields, read_object, sealed
 from memcard.store.layout import Layout
 from memcard.store.places import Place, State
 from memcard.store.writer import Writer, copy_into, sync_file
@@ -84,6 +84,11 @@ def renew(writer: Writer, sha256: str) -> None:
     """Note the present state of a file of ours whose bytes were just found to be right."""
     if (owned := get(writer.layout, sha256)) is not None:
         _note(writer, sha256, State.of(owned.path.stat()), owned.how)
+
+
+def note(writer: Writer, sha256: str, how: How) -> None:
+    """Note that a file of ours was written anew with these bytes, which were checked."""
+    _note(writer, sha256, State.of(writer.layout.file(sha256).stat()), how)
 
 
 def take(
@@ -224,7 +229,7 @@ def _same_disk(path: Path, root: Path) -> bool:
 
 def _note(writer: Writer, sha256: str, state: State, how: str) -> Owned:
     facts = {"file": VERSION, "how": how, "size": state.size, "mtime_ns": state.mtime_ns}
-    writer.write(writer.layout.file_state(sha256), to_bytes(facts))
+    writer.write(writer.layout.file_state(sha256), sealed(facts))
     return Owned(writer.layout.file(sha256), how, state.size, state.mtime_ns)
 
 

@@ -25,6 +25,10 @@ __all__ = ["Index", "IndexRow", "Sort", "row_of"]
 
 T = TypeVar("T")
 Rows: TypeAlias = list[IndexRow]
+Known: TypeAlias = Sequence[tuple[str, str, str]]
+"""Name, SHA-256 and mark of each row of the index."""
+Changes: TypeAlias = tuple[Iterable[IndexRow], Iterable[str]]
+"""Rows that are new or changed, and names that are gone."""
 _ALL: Final = -1  # SQLite's word for no limit
 _FOUND: Final = 100
 _BUSY_SECONDS: Final = 5
@@ -40,6 +44,8 @@ class Index:
     Args:
         library_id: of the library; names the file.
         rows: gives every row there is, from the library; called when the index is built.
+        changes: given what the index has, gives what is otherwise in the library now. With it an index of
+            another state is brought up to date, which is much faster than building it anew.
         stamp: gives the state of the library as a short text that changes with it. An index of another
             state is built anew. The default trusts ``upsert`` and ``remove`` to be called for every change.
         folder: where the file lies; None for ``core.digest_cache.cache_folder()``. If that is switched
@@ -51,10 +57,11 @@ class Index:
         library_id: str,
         rows: Callable[[], Iterable[IndexRow]],
         *,
+        changes: Callable[[Known], Changes] | None = None,
         stamp: Callable[[], str] = str,
         folder: Path | None = None,
     ) -> None:
-        self._rows, self._stamp = rows, stamp
+        self._rows, self._changes, self._stamp = rows, changes, stamp
         self._file = IndexFile(cache_folder() if folder is None else folder, library_id)
         self._library = library_id
         self._connection: sqlite3.Connection | None = None
@@ -170,13 +177,33 @@ class Index:
         with self._lock:
             with suppress(_StaleError, sqlite3.Error, OSError):
                 return question(self._current())
-            self.rebuild()
+            if not self._brought_up_to_date():
+                self.rebuild()
             try:
                 return question(self._current())
             except (_StaleError, sqlite3.Error, OSError):
                 self.close()  # something damages the file all the time, or the library changes all the time
                 self._build_in_memory()
                 return question(self._open_connection())
+
+    def _brought_up_to_date(self) -> bool:
+        """Change what is otherwise in the library by now; False if that cannot be done."""
+        if self._changes is None or self._distrusted or self.in_memory:
+            return False
+        self.close()
+        with suppress(OSError, sqlite3.Error), self._file.locked(alone=True):
+            if not self._file.intact():
+                return False
+            with closing(self._connect("rw")) as connection:
+                found = index_rows.get_meta(connection)
+                if found | {"stamp": ""} != self._meta(""):
+                    return False
+                stamp = self._stamp()  # before the rows, as in _build
+                rows, gone = self._changes(index_rows.marks(connection))
+                self._transact(connection, lambda c: _exchange(c, rows, gone), stamp)
+            self._file.seal()
+            return True
+        return False
 
     def _current(self) -> sqlite3.Connection:
         """Return a connection to an index that fits the library.
@@ -241,12 +268,20 @@ class Index:
     ) -> None:
         found = index_rows.get_meta(connection)
         current = was is None or found == self._meta(was)
+        # "?" is the stamp of no library
+        self._transact(connection, change, self._stamp if current else lambda: "?")
+
+    @staticmethod
+    def _transact(
+        connection: sqlite3.Connection,
+        change: Callable[[sqlite3.Connection], object],
+        stamp: str | Callable[[], str],
+    ) -> None:
         connection.execute("PRAGMA synchronous = OFF")  # a torn file does not fit its digest
         connection.execute("BEGIN IMMEDIATE")
         try:
             change(connection)
-            # "?" is the stamp of no library
-            index_rows.set_meta(connection, stamp=self._stamp() if current else "?")
+            index_rows.set_meta(connection, stamp=stamp if isinstance(stamp, str) else stamp())
             connection.execute("COMMIT")
         except BaseException:
             connection.execute("ROLLBACK")
@@ -278,3 +313,10 @@ class Index:
         index_rows.set_meta(connection, **self._meta(stamp))
         connection.execute("COMMIT")
         return count
+
+
+def _exchange(
+    connection: sqlite3.Connection, rows: Iterable[IndexRow], gone: Iterable[str]
+) -> None:
+    index_rows.delete(connection, gone)
+    index_rows.insert(connection, rows)

@@ -12,7 +12,7 @@ from memcard.core.card import Card
 from memcard.errors import UsageError
 from memcard.store.index_words import fold, name_words, plain_words, query_words
 
-SCHEMA: Final = 1  # another number is another file name; raise it with every change below
+SCHEMA: Final = 2  # another number is another file name; raise it with every change below
 
 Sort: TypeAlias = Literal["name", "added", "size", "kind", "family"]
 _SORTS: Final = {
@@ -23,14 +23,16 @@ _SORTS: Final = {
     "family": "family",
 }
 _BREAK: Final = "\x1f"  # the unit separator of ASCII: in no tag
-_COLUMNS: Final = "manifest,name,sha256,kind,family,size,title,tags,trigger_words,'',added"
+_COLUMNS: Final = (
+    "manifest,name,sha256,kind,family,size,title,tags,trigger_words,'',added,format,versions,mark"
+)
 _TABLES: Final = """
 CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE row (
     folded TEXT NOT NULL, name TEXT NOT NULL, id INTEGER NOT NULL UNIQUE, manifest TEXT NOT NULL,
     sha256 TEXT NOT NULL, kind TEXT NOT NULL, family TEXT NOT NULL, size INTEGER NOT NULL,
     title TEXT NOT NULL, tags TEXT NOT NULL, trigger_words TEXT NOT NULL, added REAL NOT NULL,
-    tag_keys TEXT NOT NULL,
+    tag_keys TEXT NOT NULL, format TEXT NOT NULL, versions INTEGER NOT NULL, mark TEXT NOT NULL,
     PRIMARY KEY (folded, name)
 ) WITHOUT ROWID;
 """  # without rowid: rows lie in the order of their names, and a list of all takes half the time
@@ -59,6 +61,9 @@ class IndexRow:
         trigger_words: as on the card.
         text: what else to search in; it is not given back.
         added: when it came to the library, seconds since 1970.
+        format: of the file.
+        versions: how many the name has had.
+        mark: tells whether the row is as the library is now; see ``Index``.
     """
 
     manifest: str
@@ -72,6 +77,9 @@ class IndexRow:
     trigger_words: tuple[str, ...] = ()
     text: str = ""
     added: float = 0.0
+    format: str = ""
+    versions: int = 1
+    mark: str = ""
 
 
 def row_of(
@@ -147,13 +155,16 @@ def insert(connection: sqlite3.Connection, rows: Iterable[IndexRow]) -> int:
         words = (
             name_words((row.name, row.title)),
             name_words((*row.tags, *row.trigger_words, row.kind, row.family)),
-            plain_words((row.text, row.sha256)),
+            plain_words((row.text, row.sha256, row.format)),
         )
         made = connection.execute("INSERT INTO words (head,tags,body) VALUES (?,?,?)", words)
         start = (fold(row.name), row.name, made.lastrowid, row.manifest, row.sha256, row.kind)
         connection.execute(
-            "INSERT INTO row VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?)",
-            (*start, row.family, row.size, row.title, tags, triggers, row.added, keys),
+            "INSERT INTO row VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
+            (
+                *(*start, row.family, row.size, row.title, tags, triggers, row.added, keys),
+                *(row.format, row.versions, row.mark),
+            ),
         )
         count += 1
     return count
@@ -168,6 +179,11 @@ def delete(connection: sqlite3.Connection, names: Iterable[str]) -> None:
         if found:
             connection.execute("DELETE FROM words WHERE rowid = ?", found)
             connection.execute("DELETE FROM row WHERE id = ?", found)
+
+
+def marks(connection: sqlite3.Connection) -> list[tuple[str, str, str]]:
+    """Return name, SHA-256 and mark of every row."""
+    return connection.execute("SELECT name, sha256, mark FROM row").fetchall()
 
 
 def select(

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import os
+import re
 import secrets
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from memcard.core.atomic import disk_errors, replacing
+from memcard.core.atomic import disk_errors, fsync_folder, replacing
 from memcard.errors import CorruptError, NotFoundError, UnsupportedError
-from memcard.store.canonical import Fields, read_object, to_bytes
+from memcard.store.canonical import Fields, read_object, sealed
 
 VARIABLE: Final = "MEMCARD_HOME"
 VERSION: Final = 1
 FORMAT: Final = "memcard-library"
+_ID: Final = re.compile(r"[0-9a-f]{32}")
 
 
 def default_home() -> Path:
@@ -126,6 +128,8 @@ def check(layout: Layout) -> str:
     try:
         found = read_object(layout.card)
     except FileNotFoundError:
+        if layout.refs.is_dir() or layout.shelf("manifests").is_dir():
+            raise CorruptError(_lost(layout)) from None
         raise NotFoundError(
             f"{layout.root}: is no library yet. `memcard add FILE` makes one; or set {VARIABLE}."
         ) from None
@@ -137,7 +141,24 @@ def check(layout: Layout) -> str:
             f"{layout.root}: is a library of version {version}; this memcard knows {VERSION}. "
             "Use the newer memcard that made it: pip install --upgrade memcard."
         )
-    return fields.text("id")
+    if not _ID.fullmatch(name := fields.text("id")):
+        raise CorruptError(f"{layout.card}: {name[:80]!r} is no id. Put it back from a backup.")
+    return name
+
+
+def _make(folder: Path) -> None:
+    """Make a folder and those above it, durably."""
+    if not folder.is_dir():
+        _make(folder.parent)
+        folder.mkdir(mode=0o755, exist_ok=True)
+        fsync_folder(folder.parent)
+
+
+def _lost(layout: Layout) -> str:
+    return (
+        f"{layout.card}: is missing, but the folder has names or manifests of a library. Put that file back "
+        "from a backup, or let `memcard doctor --fix` write a new one; or choose another folder."
+    )
 
 
 def create(layout: Layout) -> str:
@@ -150,13 +171,10 @@ def create(layout: Layout) -> str:
     if exists(layout):
         return check(layout)
     if layout.refs.exists() or layout.shelf("manifests").exists():
-        raise CorruptError(
-            f"{layout.card}: is missing, but the folder has names or manifests of a library. Put that "
-            "file back from a backup (`memcard doctor` can write a new one), or choose another folder."
-        )
+        raise CorruptError(_lost(layout))
     with disk_errors(layout.root):
-        layout.root.mkdir(mode=0o755, parents=True, exist_ok=True)
+        _make(layout.root)
         card = {"format": FORMAT, "id": secrets.token_hex(16), "version": VERSION}
         with replacing(layout.card) as file:
-            os.write(file.fileno(), to_bytes(card))
+            os.write(file.fileno(), sealed(card))
     return check(layout)

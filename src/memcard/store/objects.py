@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from threading import Lock
 from typing import Self
@@ -41,9 +43,20 @@ class Objects:
         except BaseException:
             self.close()
             raise
-        self._reader: BaseReader = reader_of(
-            self._keys.get, computed or (lambda key, offset, out: False)
-        )
+        self._reader = self.reader(computed)
+
+    @classmethod
+    def everything(cls, layout: Layout) -> Self:
+        """Open all packs that are there and can be read."""
+        objects = cls(layout, ())
+        for name in _names(layout):
+            with suppress(MemcardError, OSError):  # verify and doctor speak of it
+                objects.include(name)
+        return objects
+
+    def reader(self, computed: Computed | None = None) -> BaseReader:
+        """Return what reads these objects, and what a recipe gives for other keys."""
+        return reader_of(self._keys.get, computed or (lambda key, offset, out: False))
 
     def include(self, name: str) -> Pack:
         """Open one more pack."""
@@ -60,6 +73,20 @@ class Objects:
                 self._know(self._packs[name])
             return self._packs[name]
 
+    def has_pack(self, name: str) -> bool:
+        """Tell whether a pack is open."""
+        return name in self._packs
+
+    def exclude(self, name: str) -> None:
+        """Forget a pack."""
+        with self._lock:
+            gone = self._packs.pop(name, None)
+            if gone is not None:
+                gone.close()
+                self._keys.clear()
+                for pack in self._packs.values():
+                    self._know(pack)
+
     def _know(self, pack: Pack) -> None:
         for key, one in pack.objects.items():
             old = self._keys.get(key)
@@ -74,6 +101,15 @@ class Objects:
         """Return what is known of an object; None if no pack has it."""
         pack = self._keys.get(key)
         return None if pack is None else pack.objects[key]
+
+    def pack_of(self, key: str) -> Pack | None:
+        """Return the pack an object is read from; None if no pack has it."""
+        return self._keys.get(key)
+
+    def built_on(self) -> Counter[str]:
+        """Count the objects that are kept as differences to each other object."""
+        bases = (pack.objects[key].base for key, pack in self._keys.items())
+        return Counter(base for base in bases if base is not None)
 
     def read(self, key: str, offset: int, out: memoryview) -> None:
         """Fill ``out`` with the bytes of an object from ``offset`` on; each block is checked."""
@@ -111,9 +147,13 @@ def pack_path(layout: Layout, name: str) -> Path:
 
 def all_packs(layout: Layout) -> Iterator[str]:
     """Yield the names of all packs that are there and can be read."""
-    for path in sorted(layout.packs.glob("[0-9a-f][0-9a-f]/*.pack")):
+    for name in _names(layout):
         try:
-            Pack.open(path).close()
+            Pack.open(pack_path(layout, name)).close()
         except (MemcardError, OSError):
             continue  # verify and doctor speak of it
-        yield path.stem
+        yield name
+
+
+def _names(layout: Layout) -> list[str]:
+    return [path.stem for path in sorted(layout.packs.glob("[0-9a-f][0-9a-f]/*.pack"))]

@@ -10,7 +10,9 @@ from __future__ import annotations
 import os
 import struct
 import threading
+from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Final, Self, TypeAlias
@@ -31,10 +33,11 @@ from memcard.errors import (
 )
 from memcard.store import _pack_layout as layout
 from memcard.store._pack_layout import Block, PackedObject
-from memcard.store._pack_writer import BaseRef, PackWriter, estimate
+from memcard.store._pack_writer import WORTH, BaseRef, PackWriter, cost, estimate, sampled
 
 __all__ = [
-    "BaseReader", "BaseRef", "Block", "Pack", "PackWriter", "PackedObject", "estimate", "reader_of",
+    "WORTH", "BaseReader", "BaseRef", "Block", "Pack", "PackWriter", "PackedObject", "cost", "estimate",
+    "reader_of", "sampled",
 ]  # fmt: skip
 
 BaseReader: TypeAlias = Callable[[str, int, memoryview], None]
@@ -42,6 +45,10 @@ BaseReader: TypeAlias = Callable[[str, int, memoryview], None]
 
 _PIECE: Final = 4 << 20
 _WINDOWS: Final = threading.Lock()  # there a handle has one position
+_FLAGS: Final = os.O_RDONLY | getattr(os, "O_BINARY", 0)
+_MOST_OPEN: Final = 200  # packs that nobody reads just now and that stay open
+_HANDLES: Final = threading.Lock()
+_IDLE: OrderedDict[Pack, None] = OrderedDict()  # the one that was read last is the last
 
 
 class Pack:
@@ -55,10 +62,14 @@ class Pack:
     """
 
     def __init__(self, path: Path, fd: int) -> None:
-        self.path, self.name, self._fd = path, path.stem, fd
+        self.path, self.name, self._fd, self._users = path, path.stem, fd, 0
         self.faults: tuple[str, ...] = ()
         self._own = threading.local()  # memory of each thread, and the block it decoded last
-        self.objects: Mapping[str, PackedObject] = self._open()
+        try:
+            self.objects: Mapping[str, PackedObject] = self._open()
+        except BaseException:
+            self.close()
+            raise
 
     @classmethod
     def open(cls, path: Path) -> Self:
@@ -68,12 +79,7 @@ class Pack:
             CorruptError: it is no pack.
             UnsupportedError: a newer memcard wrote it.
         """
-        fd = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
-        try:
-            return cls(path, fd)
-        except BaseException:
-            os.close(fd)
-            raise
+        return cls(path, os.open(path, _FLAGS))
 
     def __enter__(self) -> Self:
         return self
@@ -83,9 +89,12 @@ class Pack:
 
     def close(self) -> None:
         """Close the file."""
-        if self._fd >= 0:
-            os.close(self._fd)
-            self._fd = -1
+        with _HANDLES:
+            _IDLE.pop(self, None)
+            self._users = -1
+            if self._fd >= 0:
+                os.close(self._fd)
+                self._fd = -1
 
     @property
     def rebuilt(self) -> bool:
@@ -93,7 +102,13 @@ class Pack:
         return bool(self.faults)
 
     def read(
-        self, key: str, offset: int, out: memoryview, base_reader: BaseReader | None = None
+        self,
+        key: str,
+        offset: int,
+        out: memoryview,
+        base_reader: BaseReader | None = None,
+        *,
+        checked: bool = True,
     ) -> None:
         """Fill ``out`` with the bytes of an object from ``offset`` on.
 
@@ -104,6 +119,7 @@ class Pack:
             offset: in bytes of the object.
             out: as many bytes as are wanted.
             base_reader: gives the bytes of a base; only for objects that have one.
+            checked: False only for a base whose difference will be checked.
 
         Raises:
             NotFoundError: the pack has no such object.
@@ -122,7 +138,7 @@ class Pack:
             skip = offset + done - begin
             part = min(size - skip, len(out) - done)
             if part == size:
-                self._decode(one, index, out[done : done + size], base_reader)
+                self._decode(one, index, out[done : done + size], base_reader, checked=checked)
             else:
                 out[done : done + part] = self._whole(one, index, base_reader)[skip : skip + part]
             done += part
@@ -149,7 +165,9 @@ class Pack:
         """
         faults = list(self.faults)
         whole, at = blake3(), 0
-        for part in self._stretch(0, os.fstat(self._fd).st_size):
+        with self._handle() as fd:
+            size = os.fstat(fd).st_size
+        for part in self._stretch(0, size):
             whole.update(part)
             at += len(part)
             progress(at)
@@ -162,6 +180,18 @@ class Pack:
             if one.base is None or base_reader is not None:
                 faults += self._faults_of(one, base_reader)
         return tuple(faults)
+
+    def check(self, key: str, base_reader: BaseReader | None = None) -> None:
+        """Read, decode and check every block of an object.
+
+        Raises:
+            IntegrityError: the bytes are not what was stored.
+            MismatchError: a base is needed and there is no reader for it.
+        """
+        one = self._object(key)
+        for index in range(len(one.blocks)):
+            part = self._scratch("verified", one.extent(index)[1])
+            self._decode(one, index, part, base_reader)
 
     def copy(self, key: str, writer: PackWriter) -> PackedObject:
         """Append an object to another pack as it is, without decoding it; it is not checked."""
@@ -200,7 +230,13 @@ class Pack:
         return part
 
     def _decode(
-        self, one: PackedObject, index: int, out: memoryview, base_reader: BaseReader | None
+        self,
+        one: PackedObject,
+        index: int,
+        out: memoryview,
+        base_reader: BaseReader | None,
+        *,
+        checked: bool = True,
     ) -> None:
         block = one.blocks[index]
         codec = self._codec(one) if block.mode == "codec" else None
@@ -220,7 +256,7 @@ class Pack:
                 codec.decode(packed, out, one.item, there)
         except CorruptError as error:
             raise self._damaged(one, index, str(error)) from None
-        if blake3(out).digest(len(block.check)) != block.check:
+        if checked and blake3(out).digest(len(block.check)) != block.check:
             raise self._damaged(one, index, "its values have another digest.")
 
     def _base(
@@ -259,12 +295,36 @@ class Pack:
 
     def _exactly(self, at: int, out: memoryview) -> None:
         done = 0
-        while done < len(out):
-            with disk_errors(self.path):
-                got = _read_at(self._fd, out[done:], at + done)
-            if not got:
-                raise CorruptError(f"the file ends at byte {at + done}.")
-            done += got
+        with self._handle() as fd:
+            while done < len(out):
+                with disk_errors(self.path):
+                    got = _read_at(fd, out[done:], at + done)
+                if not got:
+                    raise CorruptError(f"the file ends at byte {at + done}.")
+                done += got
+
+    @contextmanager
+    def _handle(self) -> Iterator[int]:
+        """Lend the open file. A large library has more packs than a process may have files open."""
+        with _HANDLES:
+            if self._users < 0:
+                raise UsageError(f"{self.path}: this pack was closed.")
+            if self._fd < 0:
+                with disk_errors(self.path):
+                    self._fd = os.open(self.path, _FLAGS)
+            self._users += 1
+            _IDLE.pop(self, None)
+        try:
+            yield self._fd
+        finally:
+            with _HANDLES:
+                self._users -= 1
+                if self._users == 0:
+                    _IDLE[self] = None
+                while len(_IDLE) > _MOST_OPEN:
+                    oldest, _ = _IDLE.popitem(last=False)
+                    os.close(oldest._fd)
+                    oldest._fd = -1
 
     def _stretch(self, at: int, size: int) -> Iterator[memoryview]:
         end = at + size
@@ -378,7 +438,15 @@ def reader_of(
         CorruptError: (when reading) a base is as deep as what is built on it, so it might have no end.
     """
 
-    def read(key: str, offset: int, out: memoryview, above: int = layout.DEPTH_MOST + 1) -> None:
+    def read(
+        key: str,
+        offset: int,
+        out: memoryview,
+        above: int = layout.DEPTH_MOST + 1,
+        *,
+        checked: bool = True,
+        bases: bool = False,
+    ) -> None:
         if raw(key, offset, out):
             return
         pack = find(key)
@@ -392,6 +460,16 @@ def reader_of(
             raise CorruptError(
                 f"{pack.path}: object {key} of depth {depth} serves as base of one of depth {above}."
             )
-        pack.read(key, offset, out, lambda base, at, to: read(base, at, to, depth))
+
+        def base(key: str, at: int, to: memoryview) -> None:
+            read(key, at, to, depth, checked=bases, bases=bases)
+
+        try:
+            pack.read(key, offset, out, base, checked=checked)
+        except IntegrityError:
+            if bases or not checked or not depth:
+                raise
+            # The check of the values tells that they are wrong; those of the bases tell whose fault it is.
+            read(key, offset, out, above, bases=True)
 
     return read

@@ -15,7 +15,7 @@ from typing import Any, Final
 from blake3 import blake3
 
 from memcard.errors import UnsupportedError
-from memcard.store.canonical import Fields, read_object, to_bytes
+from memcard.store.canonical import Fields, read_object, sealed
 from memcard.store.layout import Layout
 from memcard.store.writer import Writer
 
@@ -30,7 +30,9 @@ class Packed:
         manifest: id of the manifest.
         packs: names of all packs that are needed to read it.
         recipe: document of the recipe, whose sources are called by the ids of manifests; None: no recipe.
-        title: of the recipe, in one line.
+        title: how it is packed, in one line; of a recipe what it computes.
+        sources: ids of the manifests the recipe computes from.
+        stored: bytes of the packs that were written for it; bases and tensors that were there not counted.
     """
 
     manifest: str
@@ -38,10 +40,11 @@ class Packed:
     recipe: Mapping[str, Any] | None = None
     title: str = ""
     sources: tuple[str, ...] = field(default=())
+    stored: int = 0
 
     def to_bytes(self) -> bytes:
         """Return the canonical JSON."""
-        return to_bytes(
+        return sealed(
             {
                 "packed": VERSION,
                 "manifest": self.manifest,
@@ -49,6 +52,7 @@ class Packed:
                 "recipe": dict(self.recipe or {}),
                 "title": self.title,
                 "sources": list(self.sources),
+                "stored": self.stored,
             }
         )
 
@@ -82,11 +86,24 @@ def get(layout: Layout, manifest: str) -> Packed | None:
         )
     return Packed(
         fields.digest("manifest"),
-        fields.texts("packs"),
+        fields.digests("packs"),
         fields.mapping("recipe") or None,
         fields.text("title", ""),
-        fields.texts("sources"),
+        fields.digests("sources"),
+        fields.maybe_number("stored") or 0,
     )
+
+
+def packed_size(layout: Layout, manifest: str) -> int | None:
+    """Return the bytes of the packs that were written for a checkpoint; None if it is not packed.
+
+    What it shares with others, bases and equal tensors, is counted with the one that came first.
+
+    Raises:
+        CorruptError, UnsupportedError: as ``get``.
+    """
+    found = get(layout, manifest)
+    return None if found is None else found.stored
 
 
 def every(layout: Layout) -> Iterator[str]:

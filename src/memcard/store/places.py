@@ -16,7 +16,7 @@ from typing import Any, Final, Self
 
 from memcard.core.atomic import disk_errors
 from memcard.errors import CorruptError
-from memcard.store.canonical import Fields, read_object, to_bytes
+from memcard.store.canonical import Fields, read_object, sealed
 from memcard.store.layout import Layout
 from memcard.store.writer import Writer
 
@@ -107,7 +107,7 @@ class Record:
             for place in self.places
         ]
         found = {"sha256": self.sha256, "manifest": self.manifest, "places": places}
-        return to_bytes({"adopted": VERSION, **found})
+        return sealed({"adopted": VERSION, **found})
 
     def with_place(self, place: Place) -> Record:
         """Return the record with this place, in front, instead of what it said of that path."""
@@ -169,7 +169,7 @@ def settle(writer: Writer, sha256: str, path: Path, *, whole: bool = False) -> N
         return
     if isinstance(before, str):
         forget(writer, before, path)
-    raw = to_bytes(hint | {"path": str(path), key: sha256})
+    raw = sealed(hint | {"path": str(path), key: sha256})
     writer.write(writer.layout.path_hint(_key(path)), raw, durable=False)
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from memcard.errors import CorruptError, MismatchError, NotFoundError, UsageError
-from memcard.store.canonical import Fields, read_object, to_bytes
+from memcard.store.canonical import Fields, read_object, sealed
 from memcard.store.layout import Layout
 from memcard.store.writer import Writer
 
@@ -82,7 +82,7 @@ class Ref:
 
     def to_bytes(self) -> bytes:
         """Return the canonical JSON."""
-        return to_bytes(
+        return sealed(
             {
                 "ref": VERSION,
                 "name": self.name,
@@ -146,7 +146,7 @@ def get(layout: Layout, name: str) -> Ref | None:
     if not 1 <= len(name) <= _MOST:
         return None
     try:
-        return read(path_of(layout, name))
+        return _own(path_of(layout, name))
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError:  # a name too long for the file system
@@ -164,7 +164,25 @@ def read(path: Path) -> Ref:
     """
     fields = Fields(read_object(path), str(path))
     history = tuple(_version(found, str(path)) for found in fields.list("history"))
-    return Ref(fields.text("name"), _version(fields.mapping("version"), str(path)), history)
+    version = _version(fields.mapping("version"), str(path))
+    if len({v.manifest for v in (version, *history)}) != len(history) + 1:
+        raise CorruptError(f"{path}: lists one version twice.")
+    try:
+        name = check_name(fields.text("name"))
+    except UsageError as error:
+        raise CorruptError(f"{path}: {error}") from None
+    return Ref(name, version, history)
+
+
+def _own(path: Path) -> Ref:
+    """Return the name that a file of the shelf holds, which must be that file's."""
+    ref = read(path)
+    if f"{quoted(ref.name)}.json" != path.name:
+        raise CorruptError(
+            f"{path}: holds the name {ref.name[:80]!r}, which is not the one it is called by. Put it back "
+            "from a backup; see `memcard doctor`."
+        )
+    return ref
 
 
 def put(writer: Writer, ref: Ref) -> None:
@@ -184,7 +202,7 @@ def every(layout: Layout, faults: list[CorruptError] | None = None) -> Iterator[
     """
     for path in sorted(layout.refs.glob("*.json")):
         try:
-            yield read(path)
+            yield _own(path)
         except FileNotFoundError:
             continue  # removed since it was listed
         except CorruptError as error:
@@ -276,11 +294,14 @@ def _version(found: object, where: str) -> Version:
     digests = fields.text_mapping("digests")
     if "sha256" not in digests:
         raise CorruptError(f"{where}: states no SHA-256.")
+    origin = fields.text("origin", "")
+    if set(origin) & set("/\0") or origin in (".", ".."):  # an export is called by it
+        raise CorruptError(f"{where}: {origin[:80]!r} is no name of a file.")
     return Version(
         fields.digest("manifest"),
         digests,
         fields.number("size"),
-        fields.text("origin", ""),
+        origin,
         fields.text("at", ""),
         fields.text("format", ""),
         fields.text("kind", "unknown"),

@@ -158,8 +158,11 @@ def get_bones(layout: Layout, skeleton: Skeleton) -> bytes:
         CorruptError: the file is not what the specification says.
     """
     path = layout.skeleton(skeleton.blake3)
+    if skeleton.size > MOST_SKELETON:  # a frame says itself how much memory it wants
+        raise CorruptError(f"{path}: {skeleton.size} bytes are too many for a skeleton.")
     try:
-        packed = path.read_bytes()
+        with path.open("rb") as file:
+            packed = file.read(MOST_SKELETON + (1 << 20))
     except FileNotFoundError:
         raise NotFoundError(f"{path}: the library does not have this skeleton.") from None
     try:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import secrets
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
@@ -14,7 +13,7 @@ from typing import Final
 
 from memcard.core.atomic import disk_errors, fsync_folder
 from memcard.errors import CorruptError, NotFoundError, UsageError
-from memcard.store.canonical import Fields, read_object, to_bytes
+from memcard.store.canonical import Fields, read_object, sealed
 from memcard.store.layout import Layout
 from memcard.store.places import now
 from memcard.store.writer import Writer
@@ -22,7 +21,7 @@ from memcard.store.writer import Writer
 VERSION: Final = 1
 _ID: Final = re.compile(r"\d{8}T\d{6}-[0-9a-f]{6}")
 _SHELVES: Final = frozenset(
-    {"refs", "manifests", "files", "skeletons", "adopted", "packs", "packed"}
+    {"refs", "manifests", "files", "skeletons", "adopted", "packs", "packed", "cards"}
 )
 
 
@@ -51,6 +50,13 @@ class Entry:
         pairs = [(self.folder / str(i), item) for i, item in enumerate(self.items)]
         return [(path, item) for path, item in pairs if path.is_file() and not path.is_symlink()]
 
+    def is_back(self, layout: Layout) -> bool:
+        """Whether all lies where it was: a command was stopped before its first move or after its last.
+
+        So ``undo``, given again after it was stopped, does not take back an older command instead.
+        """
+        return bool(self.items) and all((layout.root / item).exists() for item in self.items)
+
     @property
     def nbytes(self) -> int:
         """Bytes that removing it for good would free; hard links with another name free none."""
@@ -73,14 +79,25 @@ def put_away(writer: Writer, verb: str, title: str, paths: Sequence[Path]) -> En
     The journal comes first: a process that is killed half-way leaves what it moved on record.
     """
     layout, at = writer.layout, now()
-    name = f"{at[:19].replace('-', '').replace(':', '')}-{secrets.token_hex(3)}"
+    name = _new_name(layout, at)
     items = tuple(path.relative_to(layout.root).as_posix() for path in paths)
     entry = Entry(name, verb, title, at, items, layout.trash / name)
     facts = {"trash": VERSION, "verb": verb, "title": title, "at": at, "items": list(items)}
-    writer.write(entry.folder / "journal.json", to_bytes(facts))
+    writer.write(entry.folder / "journal.json", sealed(facts))
     for i, path in enumerate(paths):
         writer.move(path, entry.folder / str(i))
     return entry
+
+
+def _new_name(layout: Layout, at: str) -> str:
+    """Return a name that sorts behind all others: two commands may be done within one second."""
+    name = f"{at[:19].replace('-', '').replace(':', '')}-{datetime.now(UTC).microsecond:06x}"
+    found = [p.name for p in layout.trash.iterdir()] if layout.trash.is_dir() else []
+    newest = max((one for one in found if _ID.fullmatch(one)), default="")
+    if name > newest:
+        return name
+    second, _, number = newest.partition("-")
+    return f"{second}-{(int(number, 16) + 1) & 0xFFFFFF:06x}"
 
 
 def every(layout: Layout, faults: list[CorruptError] | None = None) -> Iterator[Entry]:
@@ -110,7 +127,8 @@ def find(layout: Layout, name: str | None = None) -> Entry:
     Raises:
         NotFoundError: there is none.
     """
-    found = [e for e in every(layout, []) if e.present() and e.name.startswith(name or "")]
+    every_one = [e for e in every(layout, []) if e.name.startswith(name or "")]
+    found = [e for e in every_one if e.present() or e.is_back(layout)]
     if not found or (name and len(found) > 1):
         which = f"no entry {name!r}" if name else "nothing"
         raise NotFoundError(f"{layout.trash}: there is {which} to undo. See `memcard undo --list`.")
@@ -143,6 +161,8 @@ def remove(writer: Writer, entry: Entry) -> None:
     with disk_errors(entry.folder):
         for path, _ in entry.present():
             path.unlink()
+        if entry.folder.is_dir():
+            fsync_folder(entry.folder)  # what has no journal is never looked at again
         (entry.folder / "journal.json").unlink(missing_ok=True)
         with suppress(OSError):
             entry.folder.rmdir()

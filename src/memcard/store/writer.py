@@ -17,13 +17,16 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final, Self
 
+from memcard.core import atomic
 from memcard.core.atomic import disk_errors, fsync_folder
 from memcard.errors import DiskError, LockedError
 from memcard.store.layout import Layout
 
 PATIENCE: Final = 30.0  # seconds to wait for another writer
+PACK_PART: Final = "pack"  # what unfinished packs are called by; see ``core.atomic.nameless``
 _TOKEN: Final = re.compile(r"[0-9a-f]{16}")
 _PART: Final = re.compile(r"([0-9a-f]{16})-\d+")
+_PACK_PARTS: Final = re.compile(rf"\.{PACK_PART}\.[0-9a-f]{{8}}\.part")
 _AT_ONCE: Final = 64 << 20  # bytes given to one write
 
 
@@ -39,6 +42,7 @@ class Writer:
             for folder in (self.layout.leases, self.layout.tmp):
                 ensure_folder(folder)
             sweep(self.layout)
+            atomic.sweep(self.layout.packs / PACK_PART)
             while self._lease < 0:
                 self._take_lease()
         return self
@@ -190,6 +194,16 @@ def sweep(layout: Layout) -> tuple[Path, ...]:
                 part.unlink()
                 removed.append(part)
     return tuple(removed)
+
+
+def leftovers(layout: Layout) -> tuple[Path, ...]:
+    """Return what ``sweep`` and the next pack would remove; nothing is touched."""
+    leases = _listed(layout.leases, _TOKEN)
+    dead = {lease.name: lease for lease in leases if _is_dead(lease, remove=False)}
+    alive = {lease.name for lease in leases} - dead.keys()
+    parts = [p for p in _listed(layout.tmp, _PART) if p.name.partition("-")[0] not in alive]
+    packs = [] if alive else _listed(layout.packs, _PACK_PARTS)
+    return (*dead.values(), *parts, *packs)
 
 
 def living(layout: Layout) -> int:

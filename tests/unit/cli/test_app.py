@@ -7,7 +7,7 @@ import click
 import pytest
 
 import memcard
-from memcard.cli.app import COMMANDS, app
+from memcard.cli.app import COMMANDS, SECTIONS, app
 from memcard.cli.main import main
 
 HEAVY = ("numpy", "torch", "rich", "fastapi", "huggingface_hub", "diffusers", "transformers", "PIL")
@@ -108,3 +108,9 @@ def test_a_shell_really_gets_completions() -> None:
     )  # fmt: skip
 
     assert "generate" in done.stdout
+
+
+def test_every_command_stands_in_one_section() -> None:
+    shown = [name for names in SECTIONS.values() for name in names]
+
+    assert sorted(shown) == sorted(COMMANDS)

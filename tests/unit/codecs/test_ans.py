@@ -118,12 +118,21 @@ def test_a_processor_without_wide_instructions_gives_the_same(monkeypatch):
     packed = DELTA.encode(bytes_of(new), 2, bytes_of(base))
     out = bytearray(new.nbytes)
     monkeypatch.setattr(_loops, "_can_expand", lambda: False)
-    _loops._compiled.cache_clear()
+    monkeypatch.setattr(_loops, "_ALL", {item: _loops._Loops(item) for item in (0, 1, 2, 4, 8)})
 
     DELTA.decode(memoryview(packed), memoryview(out), 2, bytes_of(base))
 
-    _loops._compiled.cache_clear()
     assert out == bytes_of(new)
+
+
+def test_loops_are_compiled_when_they_are_asked_for():
+    from memcard.codecs import _loops
+
+    found = _loops._Loops(4)
+
+    assert callable(found["join"])
+    assert set(found) == {"join"}
+    assert found["join"] is found["join"]
 
 
 def test_unchanged_values_take_next_to_nothing():

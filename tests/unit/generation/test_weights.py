@@ -8,10 +8,11 @@ import pytest
 import torch
 from torch import nn
 
+import memcard
 from fixtures.small import Arrays, save
 from memcard.core.architecture import Target
 from memcard.core.checkpoint import Checkpoint
-from memcard.errors import MismatchError, UnsupportedError
+from memcard.errors import IntegrityError, MismatchError, UnsupportedError
 from memcard.formats import open_file
 from memcard.generation.weights import fill, tensor
 
@@ -72,6 +73,33 @@ def test_another_dtype_makes_one_exact_copy(tmp_path: Path, dtype: torch.dtype) 
     weight = module.state_dict()["0.weight"]
     assert weight.dtype == dtype
     assert weight.flatten().tolist() == [0, 1, 2, 3, 4, 5]
+
+
+def test_a_packed_checkpoint_gives_the_same_weights(tmp_path: Path) -> None:
+    library = memcard.Library(tmp_path / "library")
+    library.add([save(tmp_path / "x.safetensors", arrays())], how="move")
+    library.pack()
+
+    with library.open("x") as checkpoint:
+        state = filled(checkpoint, dtype=torch.float64).state_dict()
+
+    assert not (tmp_path / "x.safetensors").exists()
+    assert state["0.weight"].flatten().tolist() == [0, 1, 2, 3, 4, 5]
+    assert state["0.bias"].tolist() == [1, 1, 1]
+
+
+def test_weights_that_cannot_be_decoded_end_the_filling(tmp_path: Path) -> None:
+    library = memcard.Library(tmp_path / "library")
+    library.add([save(tmp_path / "x.safetensors", arrays())], how="move")
+    library.pack()
+    (pack,) = (tmp_path / "library" / "packs").glob("*/*.pack")
+
+    with library.open("x") as checkpoint:
+        values = arrays()["a.w"].tobytes()
+        pack.write_bytes(pack.read_bytes().replace(values[8:16], values[:8]))
+
+        with pytest.raises(IntegrityError, match="is damaged"):
+            filled(checkpoint)
 
 
 def test_a_convolution_of_one_pixel_is_taken_as_a_matrix(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import json
 import os
 from pathlib import Path
 
@@ -23,7 +24,7 @@ from memcard.errors import (
 )
 from memcard.jobs.library import Library
 from memcard.store import survey as surveys
-from memcard.store.canonical import read_object
+from memcard.store.canonical import read_object, sealed
 
 PAST = 1_600_000_000_000_000_000
 
@@ -507,7 +508,7 @@ def test_what_is_not_there_is_not_found(library: Library, tmp_path: Path) -> Non
 def test_a_newer_library_is_neither_read_nor_written(library: Library, neon: Path) -> None:
     library.add([neon])
     card = library.path / "library.json"
-    card.write_text(card.read_text().replace('"version":1', '"version":2'))
+    card.write_bytes(sealed({**json.loads(card.read_text()), "version": 2}))
     before = sorted(library.path.rglob("*"))
 
     for verb in (library.ls, lambda: library.add([neon]), library.gc):
@@ -587,7 +588,7 @@ def test_an_ambiguous_digest_is_a_question(library: Library, neon: Path) -> None
     ref = library.path / "refs" / "neon.json"
     text = ref.read_text().replace('"name":"neon"', '"name":"twin"')
     twin = text.replace(one.sha256, one.sha256[:20] + "0" * 44)
-    (library.path / "refs" / "twin.json").write_text(twin)
+    (library.path / "refs" / "twin.json").write_bytes(sealed(json.loads(twin)))
 
     with pytest.raises(MismatchError, match="several fit"):
         library.locate(one.sha256[:12])

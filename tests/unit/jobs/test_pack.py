@@ -5,66 +5,16 @@ from __future__ import annotations
 import hashlib
 import os
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from ml_dtypes import bfloat16
 
-from fixtures import small
+from fixtures.packing import SHAPES, Folder, base, tuned
 from memcard.errors import IntegrityError, NotFoundError
-from memcard.jobs.library import Library
 from memcard.store import packed as records
 from memcard.store import refs
-
-SHAPES = {
-    "model.diffusion_model.input_blocks.1.0.in_layers.2.weight": (64, 48, 3, 3),
-    "model.diffusion_model.middle_block.1.proj_in.weight": (128, 128),
-    "model.diffusion_model.output_blocks.2.0.out_layers.3.bias": (96,),
-    "first_stage_model.decoder.conv_in.weight": (64, 4, 3, 3),
-}
-Arrays = dict[str, Any]
-
-
-def base(seed: int = 0) -> Arrays:
-    rng = np.random.default_rng(seed)
-    return {n: (rng.standard_normal(s) * 0.05).astype("f4") for n, s in SHAPES.items()}
-
-
-def tuned(arrays: Arrays, seed: int, size: float = 1e-4) -> Arrays:
-    rng = np.random.default_rng(seed)
-    return {n: a + (rng.standard_normal(a.shape) * size).astype(a.dtype) for n, a in arrays.items()}
-
-
-class Folder:
-    """A folder of checkpoints beside a library."""
-
-    def __init__(self, root: Path) -> None:
-        self.root, self.library = root, Library(root / "home")
-        self.digests: dict[str, str] = {}
-
-    def add(self, name: str, arrays: Arrays, how: Any = "in-place") -> None:
-        path = small.save(self.root / f"{name}.safetensors", arrays)
-        self.digests[name] = hashlib.sha256(path.read_bytes()).hexdigest()
-        os.utime(path, ns=(10**18, 10**18 + len(self.digests)))
-        self.library.add([path], how=how)
-
-    def how(self) -> dict[str, str]:
-        return {d.name: d.skipped or d.how for d in self.library.pack().done}
-
-    def hide(self) -> None:
-        """Take the plain files away."""
-        for name in self.digests:
-            (self.root / f"{name}.safetensors").unlink(missing_ok=True)
-
-    def check(self) -> None:
-        """Export everything: each file must be what was added."""
-        for name, sha256 in self.digests.items():
-            out = self.root / "out" / f"{name}.safetensors"
-            out.parent.mkdir(exist_ok=True)
-            self.library.export(name, out, overwrite=True)
-            assert hashlib.sha256(out.read_bytes()).hexdigest() == sha256, name
 
 
 @pytest.fixture

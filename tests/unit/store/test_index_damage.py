@@ -100,7 +100,7 @@ def test_an_index_that_says_it_is_of_another_version_is_built_anew(
 def test_another_schema_has_another_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = database(tmp_path)
 
-    monkeypatch.setattr("memcard.store.index_file.SCHEMA", 2)
+    monkeypatch.setattr("memcard.store.index_file.SCHEMA", 9)
 
     assert database(tmp_path) != before
 

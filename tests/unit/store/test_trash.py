@@ -7,6 +7,7 @@ import pytest
 
 from memcard.errors import CorruptError, NotFoundError, UsageError
 from memcard.store import layout, trash
+from memcard.store.canonical import sealed
 from memcard.store.layout import Layout
 from memcard.store.trash import Entry
 from memcard.store.writer import Writer
@@ -78,7 +79,7 @@ def test_entries_are_found_by_their_first_letters_and_the_newest_without_any(hom
 def test_a_journal_cannot_lead_out_of_the_library(home: Layout, item: str) -> None:
     entry = put_away(home, "refs/a.json")
     journal = entry.folder / "journal.json"
-    journal.write_text(json.dumps(json.loads(journal.read_text()) | {"items": [item]}))
+    journal.write_bytes(sealed(json.loads(journal.read_text()) | {"items": [item]}))
 
     with pytest.raises(CorruptError, match="no file of a library"):
         list(trash.every(home))
@@ -106,3 +107,24 @@ def test_an_entry_without_a_journal_is_empty_and_goes(home: Layout) -> None:
     trash.remove_empty(home)
 
     assert list(home.trash.iterdir()) == []
+
+
+def test_what_was_put_away_last_comes_back_first_even_within_a_second(home: Layout) -> None:
+    entries = [put_away(home, f"refs/{n}.json") for n in range(20)]
+
+    assert [entry.name for entry in entries] == sorted({entry.name for entry in entries})
+    assert trash.find(home) == entries[-1]
+
+
+def test_undo_that_was_stopped_is_ended_and_takes_back_nothing_else(home: Layout) -> None:
+    first, second = put_away(home, "refs/a.json"), put_away(home, "refs/b.json")
+    with Writer(home) as writer, writer.commit():
+        writer.move(second.folder / "0", home.root / "refs" / "b.json")  # and then it was killed
+
+    found = trash.find(home)
+    with Writer(home) as writer, writer.commit():
+        trash.undo(writer, found)
+
+    assert found == second
+    assert not second.folder.exists()
+    assert trash.find(home) == first
