@@ -10,6 +10,7 @@ from memcard.errors import MemcardError
 from memcard.jobs._pack_bases import MOST, Names, item_of
 from memcard.jobs._pack_plain import Plain, open_plain
 from memcard.jobs._pack_recipes import find_guess, takes_away
+from memcard.jobs._pack_recorded import recorded
 from memcard.jobs._pack_shelf import Shelf
 from memcard.recipes.nodes import Source as Leaf
 from memcard.recipes.nodes import sources
@@ -74,7 +75,9 @@ def _estimate(
     if not new:
         return 0, "every tensor would be there already", ()
     near = shelf.near(manifest_id, manifest, target)
-    guess = find_guess(shelf, manifest, target, near) if recipes else None
+    guess = None
+    if recipes:
+        guess = recorded(shelf, manifest) or find_guess(shelf, manifest, target, near)
     if guess is not None and not isinstance(guess.node, Leaf):
         used = tuple(dict.fromkeys(leaf.ref for leaf in sources(guess.node)))
         circle = any(manifest_id in packed.get(ref, ()) for ref in used)

@@ -20,7 +20,8 @@ from memcard.jobs._pack_bases import Bases
 from memcard.jobs._pack_dry import would_take
 from memcard.jobs._pack_free import free, replace_originals
 from memcard.jobs._pack_plain import Plain, Source, open_plain
-from memcard.jobs._pack_recipes import Recipe, find_guess, find_recipe
+from memcard.jobs._pack_recipes import Recipe
+from memcard.jobs._pack_recorded import recipe_of
 from memcard.jobs._pack_shelf import Candidate, Shelf
 from memcard.jobs._pack_write import Plan, gone, prove, record, write
 from memcard.store import manifest as manifests
@@ -242,8 +243,8 @@ def _packed(
     plan = Plan(manifest_id, manifest, source, None)
     if is_new(plan, shelf):
         near = shelf.near(manifest_id, manifest, target)
-        guess = find_guess(shelf, manifest, target, near) if job.recipes else None
-        recipe = find_recipe(shelf, guess, manifest, lambda other: _one(job, other))
+        if job.recipes:
+            recipe = recipe_of(shelf, manifest, target, near, lambda other: _one(job, other))
     if recipe is not None:
         stack.callback(recipe.checkpoint.close)
         plan = Plan(manifest_id, manifest, source, recipe)

@@ -5,14 +5,18 @@ from __future__ import annotations
 import hashlib
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from ml_dtypes import bfloat16
 
+import memcard
+from fixtures import small
 from fixtures.packing import SHAPES, Folder, base, tuned
 from memcard.errors import IntegrityError, NotFoundError
+from memcard.jobs.merge import merge
 from memcard.store import packed as records
 from memcard.store import refs
 
@@ -267,3 +271,51 @@ def _age(root: Path) -> None:
     for path in root.rglob("*"):
         if path.is_file():
             os.utime(path, (10**9, 10**9))
+
+
+METHODS: dict[str, dict[str, Any]] = {
+    "weighted_average": {"weights": [0.37, 0.63]},
+    "slerp": {"t": 0.4},
+    "ties": {"base": "base", "density": 0.3},
+    "dare_ties": {"base": "base", "density": 0.5, "seed": 7},
+}
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_what_memcard_made_is_its_recorded_recipe(method: str, folder: Folder) -> None:
+    """Also of methods that nobody could guess."""
+    params = dict(METHODS[method])
+    for name, arrays in {"base": base(), "a": tuned(base(), 1), "b": tuned(base(), 2)}.items():
+        folder.add(name, arrays)
+    paths = [folder.root / f"{name}.safetensors" for name in "ab"]
+    if "base" in params:
+        params["base"] = folder.root / "base.safetensors"
+    out = folder.root / "made.safetensors"
+    merge(method, paths, out=out, **params)
+    folder.digests["made"] = hashlib.sha256(out.read_bytes()).hexdigest()
+    folder.library.add([out])
+
+    done = {d.name: d for d in folder.library.pack().done}
+
+    assert done["made"].how.startswith("recorded: ")
+    assert done["made"].stored == 0
+    folder.hide()
+    folder.check()
+
+
+def test_a_recorded_recipe_that_is_not_true_changes_nothing(folder: Folder) -> None:
+    a, b = tuned(base(), 1), tuned(base(), 2)
+    folder.add("a", a)
+    folder.add("b", b)
+    out = folder.root / "made.safetensors"
+    merge("weighted_average", [folder.root / f"{n}.safetensors" for n in "ab"], out=out)
+    said = dict(memcard.open(out).metadata)
+    small.save(out, base(9), said)
+    folder.digests["made"] = hashlib.sha256(out.read_bytes()).hexdigest()
+    folder.library.add([out])
+
+    done = {d.name: d for d in folder.library.pack().done}
+
+    assert not done["made"].how.startswith("recorded")
+    folder.hide()
+    folder.check()
