@@ -14,6 +14,7 @@ from memcard.maths.floats import PRECISION, Array, can_compute, decode, stored
 
 _RUN, _RUNS = 512, 8  # values read in one place, places in a tensor
 _ROWS = 1 << 17  # values from which weights are solved
+_WILD = 1e100  # rounding steps
 _MANY = 200  # tensors; of more, fewer values of each
 _WITHIN = 1 << 20  # values, the first of a tensor: packed ones are decoded in such blocks
 
@@ -112,9 +113,10 @@ def columns(samples: Sequence[Sample], chosen: Sequence[int]) -> Columns:
     target = np.concatenate([wide(s.target[few]) for s in samples])
     parents = [np.concatenate([wide(_there(s.parents[i])[few]) for s in samples]) for i in chosen]
     unit = np.concatenate([_unit(s.target[few]) for s in samples])
-    fine = np.isfinite(target)
-    for parent in parents:
-        fine &= np.isfinite(parent)
+    with np.errstate(all="ignore"):
+        fine = np.abs(target) / unit < _WILD
+        for parent in parents:
+            fine &= np.abs(parent) / unit < _WILD
     return Columns(target[fine], tuple(p[fine] for p in parents), unit[fine])
 
 

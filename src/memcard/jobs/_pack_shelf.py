@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
-from math import inf, sqrt
+from math import inf, isfinite, sqrt
 from typing import Any
 from zlib import crc32
 
@@ -145,7 +145,7 @@ class Shelf:
         with suppress(MemcardError, OSError):
             return Plain(candidate.manifest, open_plain(stack, self.home, candidate.manifest))
         try:
-            stored = open_stored(self.home, name, 0, self.objects)
+            stored = open_stored(self.home, name, 0, self.objects, candidate.manifest)
         except MemcardError:
             return None  # no copy at hand
         stack.callback(stored.close)
@@ -166,7 +166,8 @@ def _sketch(checkpoint: Checkpoint) -> Sketch:
     found: dict[str, Any] = {}
     for key in chosen:
         count = min(_VALUES, medium[keys[key]].elements)
-        found[key] = wide(read(checkpoint, keys[key], [(0, count)])).astype(np.float32)
+        with np.errstate(all="ignore"):  # too large a value is infinite: no relative of anything
+            found[key] = wide(read(checkpoint, keys[key], [(0, count)])).astype(np.float32)
     return found
 
 
@@ -178,4 +179,6 @@ def _apart(mine: Sketch, theirs: Sketch) -> float:
         whole = sum(float(np.nansum(mine[k] ** 2)) for k in both)
     if not both:
         return inf
-    return sqrt(apart / whole) if whole else (0.0 if apart == 0 else inf)
+    if not whole:
+        return 0.0 if apart == 0 else inf
+    return sqrt(apart / whole) if isfinite(apart) and isfinite(whole) else inf

@@ -23,7 +23,7 @@ _DENOMINATOR = 12
 _WITHIN = 60
 _ROUGH, _EXACT = 3.0, 6  # what a first look may miss an error by; sums of one size that are solved
 _ROWS = 1 << 14  # values for a first look
-_ALL_TRIPLES = 12  # with more candidates, only those that explain most are tried in threes
+_ALL_TRIPLES = 16  # with more candidates, only those that explain most are tried in threes
 
 
 class Solution(NamedTuple):
@@ -82,6 +82,8 @@ def search(
         unit: rounding steps of the target.
         good: largest error, in rounding steps, of a solution worth looking at.
     """
+    if not len(target):
+        return
     places = range(len(columns))
     few = list(places)
     if len(columns) > _ALL_TRIPLES:
