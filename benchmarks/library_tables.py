@@ -72,7 +72,9 @@ def verdicts(family: str, rows: Result) -> None:
     figure(f"{family}: add, pack and gc", raw / mine["in"] / 1e9, 0.6, unit="GB/s")
     figure(f"{family}: export", raw / mine["out"] / 1e9, 1.0, unit="GB/s")
     figure(f"{family}: peak memory", mine["peak"], MOST, most=True, unit="MB")
-    spent = ", ".join(f"{verb} {s:.1f} s" for verb, s in mine.get("seconds", {}).items())
+    if "seconds" not in mine:
+        return
+    spent = ", ".join(f"{verb} {s:.1f} s" for verb, s in mine["seconds"].items())
     parts = ", ".join(f"{name} {size / 1e6:.2f}" for name, size in mine["parts"].items() if size > 5000)  # fmt: skip
     print(f"  seconds of CPU: {spent}; MB: {parts}")
 
@@ -181,7 +183,7 @@ def print_speed(known: Result) -> None:
         print(f"  {name:10}{size / found[name]['wall']:8.2f} GB/s wall{size / found[name]['cpu']:8.2f} GB/s of CPU")  # fmt: skip
     figure("speed of hashlib.sha256, wall", found["sha256"]["wall"] / found["add"]["wall"], 0.8)
     figure("unchanged", 1000 * found["unchanged"]["wall"], 5, most=True, unit="ms")
-    figure("size of the library", found["library"] / 1e6, 1, most=True, unit="MB")
+    figure("size of the library, its reserve included", found["library"] / 1e6, 2, most=True, unit="MB")  # fmt: skip
 
 
 def print_full(known: Result) -> None:

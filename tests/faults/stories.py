@@ -43,7 +43,8 @@ class Story(NamedTuple):
         keeps: names, with their weights, that must be there at every moment, without any file of the user's.
         moves: names, with their weights, of files of the user's that the verb takes away.
         packs: torch and the codecs are needed.
-        late: what it gives was there before, and is served only afterwards.
+        late: what it gives was there before, and is served only afterwards. It mends what it can and is no
+            failure if it cannot write, so it is given again in any case.
         proof: what else must hold when it was done.
     """
 
@@ -295,7 +296,7 @@ def exports(library: Library, name: str, weights: small.Arrays, root: Path) -> N
 def again(story: Story, code: int, home: Path, folder: Path) -> None:
     """The same command on a sound disk, unless it is done, ends as if nothing had happened."""
     library = Library(home)
-    if code != 0:
+    if code != 0 or story.late:
         (folder / "out.safetensors").unlink(missing_ok=True)
         try:
             story.verb(library, folder)

@@ -89,7 +89,9 @@ class Stage:
         def checked() -> None:
             stories.users_files(self.story, before, self.folder, self.home)
             stories.stored(self.story, self.home, self.folder)
-            stories.whole(self.story, self.home, self.folder, done=code == 0)
+            stories.whole(
+                self.story, self.home, self.folder, done=code == 0 and not self.story.late
+            )
             stories.again(self.story, code, self.home, self.folder)
             stories.stored(self.story, self.home, self.folder)
 

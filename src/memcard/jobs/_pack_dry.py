@@ -39,8 +39,8 @@ def would_take(
         if candidate is None:
             continue
         size = candidate.manifest.size
-        if shelf.record(manifest_id) is not None:
-            yield name, size, 0, "packed already", ""
+        if (record := shelf.record(manifest_id)) is not None:
+            yield name, size, record.stored, "packed already", ""
             continue
         odd = [n for n, t in candidate.manifest.tensors.items() if t.at is None and t.spec.nbytes]
         with ExitStack() as stack:

@@ -217,7 +217,9 @@ def _computed(shelf: Shelf, manifest: Manifest, guess: Guess) -> Recipe | None:
     """Compute every tensor from what the packs hold."""
 
     def source(leaf: Leaf) -> Checkpoint:
-        return open_stored(shelf.home, leaf.ref, 1, shelf.objects)
+        known = shelf.candidates.get(leaf.ref)
+        manifest = None if known is None else known.manifest
+        return open_stored(shelf.home, leaf.ref, 1, shelf.objects, manifest)
 
     try:
         made = evaluate(guess.node, source, OPS)

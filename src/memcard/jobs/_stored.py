@@ -93,6 +93,7 @@ class StoredCheckpoint:
         packed: Packed,
         depth: int = 0,
         objects: Objects | None = None,
+        manifest: Manifest | None = None,
     ) -> None:
         """Open the packs.
 
@@ -102,12 +103,13 @@ class StoredCheckpoint:
             packed: its record.
             depth: of the recipe that asks for it; 0: nobody's.
             objects: the packs, if they are open already; they stay open.
+            manifest: if it was read already.
 
         Raises:
             NotFoundError: a pack or a source of the recipe is missing.
             CorruptError: what is stored contradicts itself.
         """
-        self.manifest: Manifest = manifests.get(layout, manifest_id)
+        self.manifest: Manifest = manifest or manifests.get(layout, manifest_id)
         self.format: str = self.manifest.format
         self.specs: Specs = self.manifest.specs
         self.metadata: Mapping[str, str] = dict(self.manifest.metadata)
@@ -255,7 +257,11 @@ class StoredCheckpoint:
 
 
 def open_stored(
-    layout: Layout, manifest_id: str, depth: int = 0, objects: Objects | None = None
+    layout: Layout,
+    manifest_id: str,
+    depth: int = 0,
+    objects: Objects | None = None,
+    manifest: Manifest | None = None,
 ) -> StoredCheckpoint:
     """Open a packed checkpoint; arguments as of ``StoredCheckpoint``.
 
@@ -269,13 +275,13 @@ def open_stored(
             f"{manifest_id}: is not packed, and no plain copy is at hand. Add the file again."
         )
     try:
-        return StoredCheckpoint(layout, manifest_id, packed, depth, objects)
+        return StoredCheckpoint(layout, manifest_id, packed, depth, objects, manifest)
     except NotFoundError:
         # `gc` may have written its packs anew between the two reads.
         again = records.get(layout, manifest_id)
         if again is None or again == packed:
             raise
-        return StoredCheckpoint(layout, manifest_id, again, depth, objects)
+        return StoredCheckpoint(layout, manifest_id, again, depth, objects, manifest)
 
 
 def decoded(

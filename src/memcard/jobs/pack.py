@@ -211,8 +211,8 @@ def _made(job: _Job, manifest_id: str) -> Done:
         manifest = manifests.get(home, manifest_id)
     except MemcardError as error:
         return Done(name, version.size, skipped=str(error))
-    stored, how = 0, "packed already"
-    new = job.shelf.record(manifest_id) is None
+    before = job.shelf.record(manifest_id)
+    new, stored, how = before is None, 0 if before is None else before.stored, "packed already"
     if new:
         if fault := unfit(manifest):
             return Done(name, manifest.size, skipped=fault)

@@ -26,6 +26,7 @@ _ALONE = "planes_ans"  # which looks for the best form of each plane by itself
 _WITH_BASE = "delta_ans"
 _SAMPLE = 1 << 14  # values by which the size of an object is estimated
 WORTH = 0.95  # of the size alone: a difference must be that much smaller
+_SURELY = 0.6  # of the size as it is: alone, weights of no dtype are smaller
 _PAYS = 0.98  # of the size as it is: less gain than that is not worth the decoding
 _SMALL = 1 << 16  # bytes; to hand less to another thread takes longer than to encode it
 _TINY = 256  # bytes; below that a block is kept as it is
@@ -61,7 +62,8 @@ class _Values:
         assert base is not None  # noqa: S101  # asked for those with a base only
         few = sampled(self.read, self.size, self.item)
         there = sampled(base.read, self.size, self.item)
-        return few == there or cost(few, self.item, there) < WORTH * cost(few, self.item)
+        change = cost(few, self.item, there)
+        return few == there or change < _SURELY or change < WORTH * cost(few, self.item)
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,6 +20,7 @@ from memcard.store.writer import Writer
 
 VERSION: Final = 1
 _ID: Final = re.compile(r"\d{8}T\d{6}-[0-9a-f]{6}")
+_RECORDS: Final = ("adopted/", "packed/")
 _SHELVES: Final = frozenset(
     {"refs", "manifests", "files", "skeletons", "adopted", "packs", "packed", "cards"}
 )
@@ -150,6 +151,8 @@ def undo(writer: Writer, entry: Entry) -> tuple[str, ...]:
         )
     back = []
     for path, item in entry.present():
+        if item.startswith(_RECORDS) and (root / item).exists():
+            continue  # it was written anew since, and knows better what is where
         writer.move(path, root / item)
         back.append(item)
     remove(writer, entry)

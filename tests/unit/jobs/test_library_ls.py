@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -101,6 +102,20 @@ def test_many_quick_changes_are_all_seen(library: Library) -> None:
         with Writer(library.layout) as writer, writer.commit():
             refs.put(writer, refs.Ref(f"quick {number}", ref.version))
         assert len(names(library, "quick")) == number + 1
+
+
+def test_on_a_disk_that_counts_in_seconds_nothing_is_missed(library: Library) -> None:
+    now = int(time.time()) * 10**9
+    ref = refs.get(library.layout, "other")
+    assert ref is not None
+    os.utime(library.layout.refs, ns=(now, now))
+    names(library)
+
+    with Writer(library.layout) as writer, writer.commit():
+        refs.put(writer, refs.Ref("same second", ref.version))
+    os.utime(library.layout.refs, ns=(now, now))
+
+    assert names(library, "second") == ["same second"]
 
 
 def test_a_name_in_other_letters_replaces_its_row(library: Library) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from fixtures import small
 from memcard.errors import IntegrityError, MismatchError, NotFoundError, UnsupportedError
 from memcard.jobs.library import Library
 from memcard.jobs.resolve import locate
+from memcard.store.canonical import sealed
 
 
 @pytest.fixture
@@ -78,7 +80,7 @@ def test_an_ambiguous_digest_is_an_error_with_the_candidates(library: Library) -
     sha256 = library.show("one").version.sha256
     text = (names / "one.json").read_text()
     twin = text.replace('"name":"one"', '"name":"twin"').replace(sha256, sha256[:32] + "0" * 32)
-    (names / "twin.json").write_text(twin)
+    (names / "twin.json").write_bytes(sealed(json.loads(twin)))
 
     with pytest.raises(MismatchError, match=r"one is .*twin is "):
         locate(sha256[:8])

@@ -24,7 +24,7 @@ def put_away(home: Layout, *names: str) -> Entry:
     paths = [home.root / name for name in names]
     with Writer(home) as writer, writer.commit():
         for path in paths:
-            path.parent.mkdir(exist_ok=True)
+            path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(path.name.encode())
         return trash.put_away(writer, "rm", ", ".join(names), paths)
 
@@ -128,3 +128,18 @@ def test_undo_that_was_stopped_is_ended_and_takes_back_nothing_else(home: Layout
     assert found == second
     assert not second.folder.exists()
     assert trash.find(home) == first
+
+
+@pytest.mark.parametrize("item", ["adopted/ab/x.json", "packed/ab/x.json"])
+def test_a_record_that_was_written_anew_is_not_replaced_by_an_old_one(
+    home: Layout, item: str
+) -> None:
+    entry = put_away(home, item)
+    newer = home.root / item
+    newer.write_bytes(b"newer")
+
+    with Writer(home) as writer, writer.commit():
+        assert trash.undo(writer, entry) == ()
+
+    assert newer.read_bytes() == b"newer"
+    assert not entry.folder.exists()
