@@ -6,6 +6,7 @@ from contextlib import closing
 from hashlib import sha256
 from pathlib import Path
 
+from memcard.core.atomic import disk_errors
 from memcard.errors import IntegrityError, MemcardError
 from memcard.jobs._stored import decoded, open_stored
 from memcard.store import files as owned_files
@@ -46,8 +47,9 @@ def free(home: Layout, manifest: Manifest, manifest_id: str, *, proven: bool) ->
             if owned is None or file.sha256 in others:
                 continue
             size = owned.path.stat().st_size if owned.path.stat().st_nlink == 1 else 0
-            owned.path.unlink()
-            home.file_state(file.sha256).unlink(missing_ok=True)
+            with disk_errors(owned.path):
+                owned.path.unlink()
+                home.file_state(file.sha256).unlink(missing_ok=True)
             freed += size
     return freed
 

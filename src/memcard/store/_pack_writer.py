@@ -92,7 +92,8 @@ class PackWriter:
         self._file: BinaryIO | None = None
 
     def __enter__(self) -> Self:
-        ensure_folder(self.folder)
+        with disk_errors(self.folder):
+            ensure_folder(self.folder)
         with ExitStack() as stack:
             self._file, self._settle = stack.enter_context(nameless(self.folder, PACK_PART))
             self._pool = stack.enter_context(ThreadPoolExecutor(self.threads))
