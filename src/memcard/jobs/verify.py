@@ -6,7 +6,7 @@ import os
 import random
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
@@ -215,6 +215,12 @@ class _Work:
         return sound
 
     def _copy(self, name: str, manifest: Manifest, index: int, copy: Copy) -> bool:
+        try:
+            return self._looked_at(name, manifest, index, copy)
+        except FileNotFoundError:  # put away since it was looked up
+            return self._looked_at(name, manifest, index, replace(copy, fitness="missing"))
+
+    def _looked_at(self, name: str, manifest: Manifest, index: int, copy: Copy) -> bool:
         file = manifest.files[index]
         key = file.sha256, copy.path
         if key in self._seen:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,10 @@ import pytest
 import memcard
 from fixtures import small
 from memcard.errors import IntegrityError, NotFoundError, UsageError
+from memcard.jobs import verify
 from memcard.jobs.library import Library
+from memcard.store.layout import Layout
+from memcard.store.whereabouts import Copy
 
 PAST = 1_600_000_000_000_000_000
 
@@ -168,3 +172,27 @@ def test_older_versions_are_read_too(library: Library, neon: Path) -> None:
 
     assert len(found.faults) == 1
     assert found.lost == ()
+
+
+@pytest.mark.parametrize("older", [0.0, 3600.0])
+def test_a_copy_that_pack_removes_meanwhile_is_no_fault(
+    library: Library, neon: Path, monkeypatch: pytest.MonkeyPatch, older: float
+) -> None:
+    """Between looking a copy up and reading it another process may have packed and freed it."""
+    library.add([neon], how="move")
+    library.verify()
+    library.pack(keep_files=True)
+    looked_up = verify.copies
+
+    def then_freed(home: Layout, sha256: str) -> Iterator[Copy]:
+        for copy in list(looked_up(home, sha256)):
+            if copy.owned:
+                copy.path.unlink(missing_ok=True)
+            yield copy
+
+    monkeypatch.setattr(verify, "copies", then_freed)
+
+    found = library.verify(older_than=older)
+
+    assert found.lost == ()
+    assert [file.verdict for file in found.files if file.owned] == ["missing"]
