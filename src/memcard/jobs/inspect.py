@@ -262,6 +262,8 @@ def _delta(path: Path, checkpoint: Checkpoint) -> Identity | None:
 
 def _size(path: Path, checkpoint: Checkpoint | None = None) -> int:
     """Return the size in bytes of a file, of a folder, or of an index with its shards."""
+    if isinstance(checkpoint, StoredCheckpoint):  # the path is that of its record
+        return checkpoint.manifest.size
     if path.is_dir():
         return sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
     parts: Iterable[Path] = getattr(checkpoint, "parts", ())

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -180,11 +179,6 @@ def remove_empty(layout: Layout) -> None:
         if _ID.fullmatch(folder.name) and not folder.is_symlink():
             with suppress(OSError):
                 folder.rmdir()  # only if it is empty
-
-
-def free_space(layout: Layout) -> int:
-    """Return the bytes that are free on the disk of the library."""
-    return shutil.disk_usage(layout.root).free
 
 
 def _taken(target: Path, item: str) -> bool:

@@ -322,3 +322,17 @@ def test_a_recorded_recipe_that_is_not_true_changes_nothing(folder: Folder) -> N
     assert not done["made"].how.startswith("recorded")
     folder.hide()
     folder.check()
+
+
+def test_inspect_gives_the_size_of_the_checkpoint_not_of_its_record(
+    folder: Folder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder.add("a", base())
+    size = (folder.root / "a.safetensors").stat().st_size
+    folder.library.pack()
+    folder.hide()
+    monkeypatch.setenv("MEMCARD_HOME", str(folder.library.path))
+
+    report = memcard.inspect("a")
+
+    assert (report.verdict, report.size) == ("ok", size)
