@@ -1,6 +1,6 @@
 """Count the faults that the tests inject, and write the table in ``docs/reliability.md``.
 
-python scripts/reliability.py            run all tests of faults (15 minutes), write the table
+python scripts/reliability.py            run all tests of faults (half an hour), write the table
 python scripts/reliability.py COUNTS     write it from the counts of a run (MEMCARD_FAULT_COUNTS=COUNTS)
 """
 
@@ -22,7 +22,7 @@ BEGIN, END = "<!-- counts -->\n", "<!-- end of counts -->\n"
 def run(counts: Path) -> None:
     """Run every test of faults, the slow ones too."""
     command = [sys.executable, "-m", "pytest", "-q", "-m", "slow or not slow", "tests/faults"]
-    environment = os.environ | {"MEMCARD_FAULT_COUNTS": str(counts)}
+    environment = os.environ | {"MEMCARD_FAULT_COUNTS": str(counts), "MEMCARD_FAULT_EACH": "1"}
     subprocess.run(command, cwd=ROOT, env=environment, check=True)  # noqa: S603
 
 

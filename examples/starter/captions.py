@@ -7,6 +7,7 @@ style out ("a red apple"): then any style may answer, and the seed decides.
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 
 COLOURS: dict[str, tuple[int, int, int]] = {
     "white": (255, 255, 255),
@@ -85,6 +86,7 @@ STYLED = (
     "{thing}, {style}",
     "{a}{thing} in {style} style",
 )
+TRAILING = ("{thing}, {style}", "{a}{thing}, {style}")
 PLAIN = ("{a}{thing}", "{thing}")
 BEHIND = ("{text}, {colour} background",) * 3 + ("{text} on a {colour} background",)
 NO_ARTICLE = ("glasses", "scissors", "grapes", "cherries", "french fries", "fries", "sushi")
@@ -105,6 +107,7 @@ def caption(
     *,
     plain: float = 0.12,
     empty: float = 0.10,
+    forms: Sequence[str] = STYLED,
 ) -> str:
     """Draw one caption.
 
@@ -115,11 +118,12 @@ def caption(
         colour: background named in the caption; None leaves it unsaid, which means white.
         plain: share of captions without a style.
         empty: share of empty captions, which classifier-free guidance needs.
+        forms: of captions with a style.
     """
     chance = rng.random()
     if chance < empty:
         return ""
-    form = rng.choice(PLAIN if chance < empty + plain else STYLED)
+    form = rng.choice(PLAIN if chance < empty + plain else forms)
     if rng.random() < 0.2:
         thing = rng.choice(OTHER_NAMES.get(thing, (thing,)))
     thing = thing.lower()

@@ -3,19 +3,20 @@
 It starts from the default decoder, learns sharpened targets with a gradient loss, and sees slightly
 noisy latents, so that it also cleans what the UNet leaves behind. The encoder is not touched.
 
-    python crisp.py --work DIR --base base.safetensors --minutes 8
+Killed and started again it goes on from its last save, and ends in the same bits.
+
+    python crisp.py --work DIR --base base.safetensors --steps 500
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import random
-import time
 from pathlib import Path
 
 import torch
 from captions import COLOURS
+from diffusers import AutoencoderKL
 from latents import encode, read_code
 from looks import soften
 from painter import read_painter
@@ -23,6 +24,13 @@ from pictures import STYLES, composite, read_pictures
 from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn import functional
+from torch.utils.data import DataLoader, Dataset
+from training_run import Cost, facts_of, newest, read_tensors, run_folder, settle
+
+import memcard
+
+TRAINED = ("decoder", "post_quant")
+BATCH, LR = 12, 1e-3
 
 
 def sharpen(x: Tensor) -> Tensor:
@@ -38,39 +46,60 @@ def edge_loss(a: Tensor, b: Tensor) -> Tensor:
     return (d[..., 1:] - d[..., :-1]).abs().mean() + (d[..., 1:, :] - d[..., :-1, :]).abs().mean()
 
 
-def train(work: Path, base: Path, minutes: float) -> tuple[dict[str, Tensor], dict[str, object]]:
-    """Train until the minutes are over; return the decoder's tensors and what they cost."""
-    torch.set_flush_denormal(True)
-    torch.set_num_threads(1)
-    torch.manual_seed(0)
-    rng, code = random.Random(0), read_code()
-    vae = read_painter(base).vae.train()
-    trained = {n: p for n, p in vae.named_parameters() if n.startswith(("decoder", "post_quant"))}
-    opt = torch.optim.AdamW(trained.values(), 1e-3, weight_decay=0)
-    pictures = read_pictures(work / "pictures.npz")
-    rows = [i for i, style in enumerate(pictures.styles) if style in STYLES]
-    colours = list(COLOURS.values())
-    begun, cpu, step, losses = time.monotonic(), time.process_time(), 0, []
-    while (share := (time.monotonic() - begun) / (60 * minutes)) < 1:
-        opt.param_groups[0]["lr"] = 1e-3 * min(1.0, (step + 1) / 30) * max(0.02, 1 - share)
-        x = [composite(pictures.rgba[[rng.choice(rows)]], rng.choice(colours)) for _ in range(12)]
-        x = torch.cat([torch.from_numpy(one) for one in x])
-        z = encode(x, code)
-        z = z + 0.08 * torch.rand(len(z), 1, 1, 1) * torch.randn_like(z)
-        with torch.autocast("cpu", torch.bfloat16):
-            y = vae.decode(z).sample.float()
-        loss = functional.l1_loss(y, sharpen(x)) + edge_loss(y, sharpen(x))
-        opt.zero_grad(set_to_none=True)
-        loss.backward()
-        opt.step()
-        step += 1
-        losses = [*losses[-99:], loss.item()]
-        if step % 50 == 0:
-            print(f"step {step} loss {sum(losses) / len(losses):.4f}", flush=True)
-    cost = round((time.process_time() - cpu) / 60, 1)
-    facts = {"steps": step, "samples": step * 12, "seed": 0, "data images": len(rows)}
-    facts |= {"cpu_minutes": cost, "loss": round(sum(losses) / len(losses), 4)}
-    return {n: p.detach().contiguous() for n, p in trained.items()}, facts
+class Pictures(Dataset):
+    """A sample for each picture of the base's styles: on a colour, ``[3, 64, 64]`` in -1..1."""
+
+    def __init__(self, work: Path) -> None:
+        pictures = read_pictures(work / "pictures.npz")
+        rows = [i for i, style in enumerate(pictures.styles) if style in STYLES]
+        self.rgba = pictures.rgba[rows]
+
+    def __len__(self) -> int:
+        return len(self.rgba)
+
+    def __getitem__(self, i: int, generator: torch.Generator | None = None) -> Tensor:
+        """Lay the picture on a colour drawn from the generator that ``memcard.exact`` offers."""
+        colours = list(COLOURS.values())
+        colour = colours[int(torch.randint(len(colours), (), generator=generator))]
+        return torch.from_numpy(composite(self.rgba[[i]], colour))[0]
+
+
+def train(work: Path, base: Path, steps: int, seed: int = 0) -> Path:
+    """Train until all steps are done, from the last save if there is one; return the run's folder."""
+    settle(work, seed)
+    code, vae, cost = read_code(), read_painter(base).vae.train(), Cost()
+    trained = [p for n, p in vae.named_parameters() if n.startswith(TRAINED)]
+    opt = torch.optim.AdamW(trained, LR, weight_decay=0)
+    pictures, folder = Pictures(work), run_folder(work, "vae_crisp")
+    loader = DataLoader(pictures, BATCH, sampler=memcard.ExactSampler(pictures, seed))
+    settings = {"base": base.name, "steps": steps, "batch": BATCH, "lr": LR, "seed": seed}
+    kept = memcard.Keep(last=2)
+    with memcard.Checkpointer(
+        folder, model=vae, optimizer=opt, extra=cost, keep=kept, settings=settings
+    ) as saver:
+        saver.resume()
+        for step, x in saver.loop(loader, steps=steps):
+            share = (step - 1) / steps
+            opt.param_groups[0]["lr"] = LR * min(1.0, step / 30) * max(0.02, 1 - share)
+            loss = loss_of(vae, x, code)
+            opt.zero_grad(set_to_none=True)
+            loss.backward()
+            opt.step()
+            cost.add(len(x), 1, loss.item())
+            saver.step(step, cost.metrics())
+            if step % 50 == 0:
+                print(f"step {step} {cost}", flush=True)
+        saver.save(wait=True)
+    return folder
+
+
+def loss_of(vae: AutoencoderKL, x: Tensor, code: dict[str, Tensor]) -> Tensor:
+    """Return how far the decoded pictures are from the sharpened ones, in values and in edges."""
+    z = encode(x, code)
+    z = z + 0.08 * torch.rand(len(z), 1, 1, 1) * torch.randn_like(z)
+    with torch.autocast("cpu", torch.bfloat16):
+        y = vae.decode(z).sample.float()
+    return functional.l1_loss(y, sharpen(x)) + edge_loss(y, sharpen(x))
 
 
 def main() -> None:
@@ -78,13 +107,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--base", type=Path, required=True)
-    parser.add_argument("--minutes", type=float, default=8.0)
+    parser.add_argument("--steps", type=int, default=500)
     args = parser.parse_args()
-    tensors, facts = train(args.work, args.base, args.minutes)
+    run = train(args.work, args.base, args.steps)
+    tensors = read_tensors(newest(run).path, "model.")
     folder = args.work / "derived"
     folder.mkdir(exist_ok=True)
-    save_file(tensors, folder / "vae_crisp.safetensors")
-    facts |= {"kind": "vae", "name": "vae_crisp"}
+    found = {n: t for n, t in sorted(tensors.items()) if n.startswith(TRAINED)}
+    save_file(found, folder / "vae_crisp.safetensors")
+    facts = {"kind": "vae", "name": "vae_crisp", "seed": 0, **facts_of(run)}
+    facts["data images"] = len(Pictures(args.work))
     (folder / "vae_crisp.json").write_text(json.dumps(facts, indent=2))
 
 

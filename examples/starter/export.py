@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from ldm_names import kohya_name, text_name, unet_name, vae_name, vae_tensor
+from ldm_names import text_name, unet_name, vae_name, vae_tensor
 from pictures import STYLES
 from safetensors.torch import load_file
 from torch import Tensor
@@ -159,17 +159,6 @@ def write_overlay(path: Path, full: dict[str, Tensor], label: Label, folder: Pat
     delta = {"memcard.delta.base_sha256": base_sha, "memcard.delta.mode": "replace"}
     bound = Label(**{**vars(label), "parents": (base_sha,), "more": {**label.more, **delta}})
     return write_file(path, changed, bound)
-
-
-def lora_tensors(pairs: dict[str, tuple[Tensor, Tensor]], alpha: float) -> dict[str, Tensor]:
-    """Name LoRA pairs (down ``[r, in]``, up ``[out, r]``) of UNet modules as kohya does, fp16."""
-    out = {}
-    for module, (down, up) in pairs.items():
-        name = kohya_name(module)
-        out[f"{name}.lora_down.weight"] = down
-        out[f"{name}.lora_up.weight"] = up
-        out[f"{name}.alpha"] = torch.tensor(alpha)
-    return half(out)
 
 
 def lora_label(

@@ -95,8 +95,3 @@ def text_name(name: str) -> str:
 def vae_tensor(name: str, tensor: Tensor) -> Tensor:
     """Give the VAE's attention weights the shape LDM stores."""
     return tensor[:, :, None, None] if ".attn_1." in name and tensor.ndim == 2 else tensor
-
-
-def kohya_name(module: str) -> str:
-    """Return the LoRA name kohya's scripts give to a UNet module, without the part's suffix."""
-    return "lora_unet_" + module.replace(".", "_")

@@ -1,6 +1,6 @@
 """Draw a sheet: one row per model and style, one column per common object.
 
-python sheet.py --folder src/memcard/starter --out sheet.png
+python sheet.py --folder src/memcard/starter --out sheet.png [--beside DIR/starter]
 """
 
 from __future__ import annotations
@@ -60,14 +60,27 @@ def all_rows(folder: Path) -> list[tuple[str, Tensor]]:
     return rows
 
 
+def beside(
+    old: list[tuple[str, Tensor]], new: list[tuple[str, Tensor]]
+) -> list[tuple[str, Tensor]]:
+    """Lay the rows that both have under one another."""
+    known = dict(old)
+    pairs = [[(f"{n}: old", known[n]), (f"{n}: new", row)] for n, row in new if n in known]
+    return [one for pair in pairs for one in pair]
+
+
 def main() -> None:
     """Read the command line and write the sheet."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--folder", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--beside", type=Path, help="folder of newer files, to compare with")
     args = parser.parse_args()
     torch.set_num_threads(1)
-    draw(all_rows(args.folder)).save(args.out, optimize=True)
+    rows = all_rows(args.folder)
+    if args.beside is not None:
+        rows = beside(rows, all_rows(args.beside))
+    draw(rows).save(args.out, optimize=True)
 
 
 if __name__ == "__main__":

@@ -13,24 +13,23 @@ import hashlib
 import json
 from pathlib import Path
 
-import torch
 from export import (
     ARCHITECTURE,
     SHIPPED,
     Label,
+    half,
     ldm_tensors,
     lora_label,
-    lora_tensors,
     write_file,
     write_overlay,
 )
 from ldm_names import UNET, VAE
-from model import Starter
 from painter import read_painter
 from pictures import STYLES, read_held_out, read_objects, read_pictures
 from safetensors.torch import load_file
 from score import COMMON, Judge, accuracy, answers
 from torch import Tensor
+from training_run import AVERAGE, facts_of, newest, read_tensors, run_folder
 
 
 def training_facts(work: Path) -> dict[str, object]:
@@ -38,29 +37,28 @@ def training_facts(work: Path) -> dict[str, object]:
     earlier = {"steps": 0, "samples": 0, "cpu_minutes": 0}
     if (work / "earlier.json").is_file():
         earlier = json.loads((work / "earlier.json").read_text())
-    state = json.loads((work / "state.json").read_text())
+    facts = facts_of(run_folder(work, "base"))
     pictures = read_pictures(work / "pictures.npz")
     images = sum(style in STYLES for style in pictures.styles) - len(read_held_out())
     return {
         "data images": images,
         "objects": len(read_objects()),
         "styles": list(STYLES),
-        "steps": earlier["steps"] + state["step"],
-        "samples": earlier["samples"] + state["samples"],
-        "cpu_minutes": earlier["cpu_minutes"] + round(state["cpu"] / 60),
-        "loss": round(state["loss"], 4),
+        "steps": earlier["steps"] + facts["steps"],
+        "samples": earlier["samples"] + facts["samples"],
+        "cpu_minutes": earlier["cpu_minutes"] + round(facts["cpu_minutes"]),
+        "loss": facts["loss"],
         "seed": 0,
     }
 
 
 def ship_base(work: Path, vae: dict[str, Tensor], out: Path) -> None:
     """Write base.safetensors (averaged weights) and raw.safetensors (raw, same step)."""
-    state = load_file(work / "state.safetensors")
+    save = newest(run_folder(work, "base")).path
     facts = training_facts(work)
     full = {}
-    for kind in ("ema", "raw"):
-        mine = {n.removeprefix(f"{kind}."): t for n, t in state.items() if n.startswith(kind)}
-        full[kind] = ldm_tensors(mine) | vae
+    for kind, prefix in (("ema", f"ema.{AVERAGE}."), ("raw", "model.")):
+        full[kind] = ldm_tensors(read_tensors(save, prefix)) | vae
     # Only the UNet is shipped raw: the text encoder's average is as good, and 1.2 MB would double.
     full["raw"] |= {n: t for n, t in full["ema"].items() if not n.startswith(UNET)}
     title = "memcard starter"
@@ -81,7 +79,7 @@ def ship_base(work: Path, vae: dict[str, Tensor], out: Path) -> None:
 
 
 def ship_finetune(facts: dict, tensors: dict[str, Tensor], out: Path) -> None:
-    """Write a fine-tune as an overlay of whole tensors."""
+    """Write what a fine-tune changed as an overlay of whole tensors."""
     look = facts["look"]
     label = Label(
         kind="finetune",
@@ -90,25 +88,15 @@ def ship_finetune(facts: dict, tensors: dict[str, Tensor], out: Path) -> None:
         trigger=look,
         training=facts,
     )
-    changed = ldm_tensors({f"unet.{n}": t for n, t in tensors.items()})
-    full = load_file(out / "base.safetensors") | changed
-    write_overlay(out / f"{facts['name']}.safetensors", full, label, out)
+    write_overlay(out / f"{facts['name']}.safetensors", tensors, label, out)
 
 
 def ship_lora(facts: dict, tensors: dict[str, Tensor], out: Path) -> None:
-    """Write a LoRA; convolutions get kohya's 4-dimensional shapes."""
-    modules = dict(Starter().unet.named_modules())
-    pairs = {}
-    for name in sorted({n.rsplit(".", 1)[0] for n in tensors}):
-        down, up = tensors[f"{name}.down"], tensors[f"{name}.up"]
-        if isinstance(modules[name], torch.nn.Conv2d):
-            down = down.view(len(down), *modules[name].weight.shape[1:])
-            up = up[:, :, None, None]
-        pairs[name] = (down, up)
+    """Write a LoRA with the starter's own label."""
     base = hashlib.sha256((out / "base.safetensors").read_bytes()).hexdigest()
     rank = facts["rank"]
     label = lora_label(facts["look"], facts["look"], rank, float(rank), base, facts)
-    write_file(out / f"{facts['name']}.safetensors", lora_tensors(pairs, float(rank)), label)
+    write_file(out / f"{facts['name']}.safetensors", half(tensors), label)
 
 
 def ship_vae(facts: dict, tensors: dict[str, Tensor], out: Path) -> None:

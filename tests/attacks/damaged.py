@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from attacks import damaged_folders, damaged_plain, damaged_torch
+from attacks import damaged_folders, damaged_plain, damaged_torch, sharded_saves
 
 
 @dataclass(frozen=True)
@@ -50,4 +50,5 @@ DAMAGED: dict[str, Damaged] = {
     **_files(".gguf", damaged_plain.GGUF),
     **_folders(damaged_folders.SHARDED),
     **_folders(damaged_folders.DIFFUSERS),
+    **_folders(sharded_saves.DAMAGED),
 }

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from attacks import honest_plain, honest_torch, honest_trainers
+from attacks import honest_plain, honest_torch, honest_trainers, sharded_saves
 from attacks.honest_plain import Made
 
 
@@ -50,4 +50,5 @@ HONEST: dict[str, Honest] = {
     **_all(honest_plain.SAFETENSORS),
     **_all(honest_plain.GGUF),
     **_all(honest_plain.FOLDERS),
+    **_all(sharded_saves.HONEST),
 }

@@ -50,6 +50,19 @@ def test_decode_inverts_encode(codec: Codec, pair: tuple[int, bytes, bytes]) -> 
 
 @every_codec
 @settings(deadline=None)
+@given(pair=pairs())
+def test_the_base_may_lie_where_the_values_go(codec: Codec, pair: tuple[int, bytes, bytes]) -> None:
+    item, base, new = pair
+    packed, there = encoded(codec, new, item, base)
+    out = memoryview(bytearray(base))
+
+    codec.decode(memoryview(packed), out, item, out if there is not None else None)
+
+    assert out == new
+
+
+@every_codec
+@settings(deadline=None)
 @given(pair=pairs(), damage=st.data())
 def test_a_damaged_block_is_refused_or_decodes_to_something(
     codec: Codec, pair: tuple[int, bytes, bytes], damage: st.DataObject

@@ -33,6 +33,7 @@ from memcard.store import _pack_layout as layout
 from memcard.store import packed, refs
 from memcard.store.canonical import sealed, to_bytes
 from memcard.store.manifest import get as manifest_of
+from memcard.store.manifest import path_of
 from memcard.store.pack import Pack
 
 SECONDS = 10  # for one question
@@ -59,7 +60,7 @@ def reference(library: Library, name: str, change: Callable[[dict[str, Any]], An
 def manifest(library: Library, name: str, change: Callable[[dict[str, Any]], Any]) -> None:
     """Change a manifest, and what names it."""
     old = refs.find(library.layout, name)[1].manifest
-    found = json.loads(library.layout.manifest(old).read_bytes())
+    found = json.loads(manifest_of(library.layout, old).to_bytes())
     change(found)
     raw_manifest(library, name, to_bytes(found))
 
@@ -154,7 +155,7 @@ def a_name_that_is_a_folder(library: Library) -> None:
 
 @forgery
 def a_manifest_of_300_gb(library: Library) -> None:
-    path = library.layout.manifest(refs.find(library.layout, "base")[1].manifest)
+    path = path_of(library.layout, refs.find(library.layout, "base")[1].manifest)
     os.truncate(path, 300 << 30)
 
 

@@ -43,6 +43,7 @@ class Story(NamedTuple):
         keeps: names, with their weights, that must be there at every moment, without any file of the user's.
         moves: names, with their weights, of files of the user's that the verb takes away.
         packs: torch and the codecs are needed.
+        brings: names, with their weights, of files of the user's that the verb puts back.
         late: what it gives was there before, and is served only afterwards. It mends what it can and is no
             failure if it cannot write, so it is given again in any case.
         proof: what else must hold when it was done.
@@ -54,6 +55,7 @@ class Story(NamedTuple):
     keeps: Mapping[str, small.Arrays]
     moves: Mapping[str, small.Arrays] = {}
     packs: bool = False
+    brings: Mapping[str, small.Arrays] = {}
     late: bool = False
     proof: Callable[[Library], object] = lambda library: True
 
@@ -121,6 +123,12 @@ def _alone(library: Library, folder: Path) -> None:
 
 def _replaced(library: Library, folder: Path) -> None:
     library.pack("base", threads=1, replace_originals=True)
+
+
+def _gone(library: Library, folder: Path) -> None:
+    """A file of the user's is packed and in the trash."""
+    _alone(library, folder)
+    _replaced(library, folder)
 
 
 def _half(library: Library, folder: Path) -> None:
@@ -194,6 +202,7 @@ STORIES: dict[str, Story] = {
     "card": Story(_card, {}, begun, _KEEPS, proof=_has_card),
     "pack": Story(lambda lib, f: lib.pack(threads=1), {}, _trio, TRIO, packs=True),
     "pack_replace": Story(_replaced, TRIO, _alone, {}, packs=True, moves={"base": BASE}),
+    "undo_pack": Story(lambda lib, f: lib.undo(), {"base": BASE}, _gone, {"base": BASE}, packs=True, brings={"base": BASE}),
     "pack_again": Story(lambda lib, f: lib.pack(threads=1), {}, _twice, TRIO, packs=True),
     "export_packed": Story(_out("merge"), {}, packed, TRIO, packs=True),
     "repair": Story(lambda lib, f: lib.repair(), TRIO, _rotten, {}, packs=True, late=True, proof=_is_mended),
@@ -211,6 +220,12 @@ def states(folder: Path) -> dict[str, tuple[object, ...]]:
         found[path.name] = (digest, stat.st_mtime_ns, stat.st_mode)
     found.pop("out.safetensors", None)
     return found
+
+
+def _mode(folder: Path) -> tuple[object]:
+    """Return the mode that all files of the user's have."""
+    (mode,) = {path.stat().st_mode for path in folder.glob("*.safetensors")}
+    return (mode,)
 
 
 _SHA: dict[int, str] = {}
@@ -246,6 +261,10 @@ def users_files(
             del expected[f"{name}.safetensors"]
             with hidden(folder):
                 exports(Library(home), name, weights, folder.parent)
+    for name, weights in story.brings.items():
+        if f"{name}.safetensors" in after:  # whole, and with the time and mode it had
+            sha256 = sha_of(weights, folder.parent)
+            expected[f"{name}.safetensors"] = (sha256, 10**18, *_mode(folder))
     assert after == expected, (expected, after)
     out = folder / "out.safetensors"
     if out.exists():  # there whole or not at all

@@ -21,6 +21,8 @@ COMMANDS: Mapping[str, str] = {
     "diff": "Show what differs between two checkpoints, and how far the weights of each block moved.",
     "merge": "Blend checkpoints into one.",
     "lora": "Bake LoRAs into a checkpoint, extract, combine or convert them, look inside.",
+    "finetune": "Teach BASE the pictures of a folder: the whole network, or a LoRA.",
+    "runs": "List trainings with their progress and saves; resume, promote, prune or verify one.",
     "delta": "Store a fine-tune as what it changes in its base, and get it back bit for bit.",
     "ema": "Make an average of snapshots of any length after the training.",
     "license": "Say what may be done with checkpoints, and by whose license.",
@@ -47,7 +49,7 @@ COMMANDS: Mapping[str, str] = {
 SECTIONS: Mapping[str, tuple[str, ...]] = {
     "Begin": ("demo", "generate"),
     "Look at a file": ("inspect", "card", "license", "discover", "diff"),
-    "Make and change": ("convert", "merge", "lora", "delta", "ema", "bake"),
+    "Make and change": ("finetune", "runs", "convert", "merge", "lora", "delta", "ema", "bake"),
     "The library": ("add", "scan", "ls", "show", "tree", "export", "rm", "undo"),
     "Its space and health": ("pack", "verify", "repair", "gc", "doctor"),
     "Else": ("completion",),

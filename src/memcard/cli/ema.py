@@ -54,3 +54,33 @@ def combine(snapshots: tuple[str, ...], *, as_json: bool, **options: Any) -> int
         result = ema_combine(snapshots, progress=progress, **options)
     _show.print_made(result, as_json=as_json)
     return 0
+
+
+@command.command(
+    epilog=_show.examples(
+        "memcard ema posthoc runs/a --sigma-rel 0.15 --out ema.safetensors",
+        "memcard ema posthoc runs/a --sigma-rel 0.1 --at 20000 --out early.safetensors --dry-run",
+    )
+)
+@click.argument("sources", nargs=-1, required=True, metavar="RUN|SNAP...")
+@click.option(
+    "--sigma-rel", type=float, required=True, help="Width of the EMA, as a share of the training."
+)
+@click.option("--at", type=float, metavar="STEP", help="Where it ends; default: the last snapshot.")
+@click.option("--dtype", default="widest", help="dtype of the result: F32, F16 or BF16.")
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="File to write.")
+@_show.force_option
+@click.option("--dry-run", is_flag=True, help="Print the plan; write nothing.")
+@_show.json_option
+def posthoc(sources: tuple[str, ...], *, as_json: bool, **options: Any) -> int:
+    """Make the EMA of any width from the snapshots of a run.
+
+    RUN is the folder of a training that kept averages of two widths (memcard.training.post_hoc). The result
+    is a weighted sum of them, with its recipe inside.
+    """
+    from memcard.jobs.ema_posthoc import ema_posthoc
+
+    with _show.progress() as progress:
+        result = ema_posthoc(sources, progress=progress, **options)
+    _show.print_made(result, as_json=as_json)
+    return 0

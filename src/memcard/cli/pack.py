@@ -83,7 +83,10 @@ def _print(packed: PackedAll) -> None:
     whole = f"{_show.human_size(packed.size)} in {_show.human_size(packed.stored)}"
     if packed.dry_run:
         click.echo(f"about {whole}")
-        _show.advise("dry run: nothing was packed.")
+        _show.advise(
+            "dry run: nothing was packed. Fine-tunes and saves of a training may take less than that: how they were "
+            "trained is looked for only when they are packed."
+        )
         return
     freed = sum(done.freed for done in packed.done)
     click.echo(f"{whole}; {_show.human_size(freed)} of plain copies removed")

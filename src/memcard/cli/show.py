@@ -41,6 +41,10 @@ def command(ref: str, as_json: bool) -> int:
 def _readable(facts: dict[str, Any]) -> dict[str, Any]:
     dtypes = ", ".join(f"{count} {name}" for name, count in facts["dtypes"].items())
     places = [p["path"] + _OWN[p["library"]] + _STATES[p["state"]] for p in facts["places"]]
+    places += [
+        f"{p['path']} (in the trash; memcard undo {p['entry']} puts it back)"
+        for p in facts["in_trash"]
+    ]
     files = [
         f"{f['name']}  {f['sha256'][:12]}  {_show.human_size(f['size'])}" for f in facts["files"]
     ]

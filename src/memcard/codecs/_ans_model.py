@@ -7,9 +7,6 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import numpy as np
-import zstandard
-
-from memcard.errors import CorruptError
 
 Array: TypeAlias = "np.ndarray[Any, np.dtype[Any]]"
 
@@ -18,7 +15,7 @@ PRECISION = (
     12  # frequencies of a context add up to 2^12: a table of 16 KiB, three fit the first cache
 )
 STATE = 1 << 16  # a lane's state when nothing is coded; between symbols it lies in 2^16..2^32
-_TABLE_BYTES = 2 * 256 + 2 * 256 * 256
+TABLE_BYTES = 2 * 256 + 2 * 256 * 256
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,41 +37,6 @@ class Model:
         groups: Array = np.maximum(found, 0)
         return groups
 
-    def packed(self) -> bytes:
-        """Return the tables, compressed."""
-        used = 256 - np.argmax(self.frequencies[:, ::-1] > 0, axis=1)  # symbols up to the last one
-        flat = self.frequencies[np.arange(256) < used[:, None]].astype("<u2")
-        planes = flat.view(np.uint8).reshape(-1, 2).T  # the high bytes are mostly zero
-        raw = self.first.tobytes() + (used - 1).astype(np.uint8).tobytes() + planes.tobytes()
-        return zstandard.ZstdCompressor(level=3).compress(raw)
-
-
-def model_from(packed: bytes | memoryview, groups: int) -> Model:
-    """Read the tables of a block.
-
-    Raises:
-        CorruptError: they are damaged.
-    """
-    try:
-        if zstandard.get_frame_parameters(packed).content_size > _TABLE_BYTES:
-            raise CorruptError("ans: a block claims tables larger than any can be.")
-        raw = zstandard.ZstdDecompressor().decompress(packed, max_output_size=_TABLE_BYTES)
-    except zstandard.ZstdError as error:
-        raise CorruptError(f"ans: the tables of a block are damaged: {error}.") from None
-    part = np.frombuffer(raw, np.uint8)
-    first, used = part[:groups], part[groups : 2 * groups].astype(np.int64) + 1
-    if used.size != groups or (np.diff(first.astype(np.int64)) <= 0).any():
-        raise CorruptError("ans: the groups of a block are out of order.")
-    planes = part[2 * groups :]
-    if planes.size != 2 * used.sum():
-        raise CorruptError("ans: the tables of a block have another size than they say.")
-    flat = planes[: planes.size // 2] | planes[planes.size // 2 :].astype(np.uint16) << 8
-    frequencies = np.zeros((groups, 256), np.uint16)
-    frequencies[np.arange(256) < used[:, None]] = flat
-    if (frequencies.sum(axis=1, dtype=np.int64) != 1 << PRECISION).any():
-        raise CorruptError("ans: the frequencies of a block do not add up.")
-    return Model(first, frequencies)
-
 
 _OWN = threading.local()
 
@@ -90,3 +52,8 @@ def scratch(name: str, size: int) -> Array:
         have = np.empty(max(size, 1 << 16), np.uint8)
         setattr(_OWN, name, have)
     return have[:size]
+
+
+def release() -> None:
+    """Let go of the memory of this thread."""
+    _OWN.__dict__.clear()

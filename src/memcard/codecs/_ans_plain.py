@@ -48,13 +48,21 @@ def extras(symbols: Array, zigzag: Array, count: int, out: Array) -> int:
     return total
 
 
-def tally(symbols: Array, contexts: Array, count: int, counts: Array) -> None:
-    """Count symbols by context into ``counts[0]``."""
+def tally(symbols: Array, contexts: Array, count: int, counts: Array, used: Array) -> None:
+    """Count symbols by context into ``counts[0]``, and say which have any."""
     places = contexts[:count].astype(np.int64) << 8 | symbols[:count]
     counts[0] = np.bincount(places, minlength=1 << 16).reshape(256, 256)
+    used[:] = counts[0].any(axis=1)
 
 
-def cluster(counts: Array, logs: Array, overhead: int, symbol_cost: int, first: Array) -> int:
+def histogram(symbols: Array, count: int) -> Array:
+    """Count symbols: [256], uint32."""
+    return np.bincount(symbols[:count], minlength=256).astype(np.uint32)
+
+
+def cluster(
+    counts: Array, used: Array, logs: Array, overhead: int, symbol_cost: int, first: Array
+) -> int:
     """Join neighbouring contexts while that saves bits; return how many groups are left."""
 
     def cost(row: Array) -> int:
@@ -63,7 +71,7 @@ def cluster(counts: Array, logs: Array, overhead: int, symbol_cost: int, first: 
         bits = int(_times_log(total, logs)[0]) - int(inside.sum())
         return bits + int((row > 0).sum()) * symbol_cost + overhead
 
-    groups = [(int(c), cost(counts[c])) for c in np.flatnonzero(counts.sum(axis=1))]
+    groups = [(int(c), cost(counts[c])) for c in np.flatnonzero(used) if counts[c].any()]
     merged = True
     while merged:
         merged, after = False, []
@@ -81,8 +89,14 @@ def cluster(counts: Array, logs: Array, overhead: int, symbol_cost: int, first: 
     return len(groups)
 
 
-def scale(counts: Array, frequencies: Array) -> None:
-    """Turn counts into frequencies that add up to 2^PRECISION."""
+def scales(counts: Array, first: Array, frequencies: Array) -> None:
+    """Turn counts of groups into frequencies that add up to 2^PRECISION; leave zeros."""
+    for row, context in zip(frequencies, first.tolist(), strict=True):
+        _scale(counts[context], row)
+        counts[context] = 0
+
+
+def _scale(counts: Array, frequencies: Array) -> None:
     many = counts.astype(np.int64)
     total = int(many.sum())
     found = np.where(many > 0, np.maximum(((many << PRECISION) + (total >> 1)) // total, 1), 0)
@@ -92,6 +106,30 @@ def scale(counts: Array, frequencies: Array) -> None:
         loss = (many << 20) // (2 * np.maximum(found, 1) - 1)
         found[np.argmin(np.where(found > 1, loss, np.iinfo(np.int64).max))] -= 1
     frequencies[:] = found
+
+
+def pack(model: Model, raw: Array) -> int:
+    """Write the tables of a model; return how many bytes they are."""
+    used = 256 - np.argmax(model.frequencies[:, ::-1] > 0, axis=1)  # symbols up to the last one
+    flat = model.frequencies[np.arange(256) < used[:, None]].astype("<u2")
+    planes = flat.view(np.uint8).reshape(-1, 2).T  # the high bytes are mostly zero
+    whole = np.concatenate([model.first, (used - 1).astype(np.uint8), planes.ravel()])
+    raw[: whole.size] = whole
+    return whole.size
+
+
+def unpack(raw: Array, groups: int, frequencies: Array) -> int:
+    """Undo ``pack``; return 0, or 1, 2, 3 where order, size or sums are wrong."""
+    first, used = raw[:groups], raw[groups : 2 * groups].astype(np.int64) + 1
+    if used.size != groups or (np.diff(first.astype(np.int64)) <= 0).any():
+        return 1
+    planes = raw[2 * groups :]
+    if planes.size != 2 * used.sum():
+        return 2
+    flat = planes[: planes.size // 2] | planes[planes.size // 2 :].astype(np.uint16) << 8
+    frequencies[:] = 0
+    frequencies[np.arange(256) < used[:, None]] = flat
+    return 3 * bool((frequencies.sum(axis=1, dtype=np.int64) != 1 << PRECISION).any())
 
 
 def encode(
@@ -115,7 +153,7 @@ def encode(
 
 
 def restore(
-    base: Array,
+    values: Array,
     count: int,
     model: Model,
     words: Array,
@@ -123,11 +161,10 @@ def restore(
     bits: Array,
     bit_count: int,
     states: Array,
-    out: Array,
 ) -> bool:
-    """Undo ``spread``, ``extras`` and ``encode``; False if words or bits do not come out even."""
-    item, word = base.itemsize, base.dtype.type
-    there = base[:count]
+    """Undo ``spread``, ``extras`` and ``encode`` where the base is; False if words or bits do not come out even."""
+    item, word = values.itemsize, values.dtype.type
+    there = values[:count]
     groups = model.where[_contexts(there)]
     symbols = _symbols(count, model, groups, words, word_count, states)
     if symbols is None:
@@ -139,11 +176,11 @@ def restore(
     lead = ((value - (1 << direct)) & ((1 << sub) - 1)) | (1 << sub)
     length = _extra_lengths(value, item).astype(np.uint64)
     wide = np.where(value < 1 << direct, value.astype(np.uint64), lead.astype(np.uint64) << length)
-    zigzag = (wide | found).astype(base.dtype)
+    zigzag = (wide | found).astype(values.dtype)
     change = (zigzag >> word(1)) ^ (np.zeros_like(zigzag) - (zigzag & word(1)))
     change += _ordered(there)
     last, top = word(8 * item - 1), word(1 << (8 * item - 1))
-    out[:] = change ^ (((change >> last) - word(1)) | top)
+    there[:] = change ^ (((change >> last) - word(1)) | top)
     return True
 
 

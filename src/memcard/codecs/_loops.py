@@ -22,6 +22,7 @@ from typing import Any
 from llvmlite import binding as llvm
 
 from memcard.codecs._ans_model import LANES, PRECISION, STATE
+from memcard.codecs._symbol_loops import SYMBOLS
 from memcard.codecs._translate import arguments, translate
 from memcard.core.compiled import ONE_AT_A_TIME, assemble
 
@@ -83,8 +84,8 @@ def extras(symbols: p8, zigzag: p_word, n: u64, out: p8) -> u64:
                     have = have & 7
     return (place << 3) + have
 
-def restore(base: p_word, n: u64, table: p32, where: p32, words: p16, word_end: u64, bits: p8,
-            bit_end: u64, states: p32, out: p_word) -> u64:
+def restore(values: p_word, n: u64, table: p32, where: p32, words: p16, word_end: u64, bits: p8,
+            bit_end: u64, states: p32) -> u64:
     state: u32[LANES]
     there: wide[LANES]
     symbol: u32[LANES]
@@ -104,7 +105,7 @@ def restore(base: p_word, n: u64, table: p32, where: p32, words: p16, word_end: 
             return 1
         most: u32 = 0
         for l in range(0, LANES):
-            v = wide(base[i + l])
+            v = wide(values[i + l])
             there[l] = v
             x = state[l]
             row = where[(((v << 1) | (v >> (WIDTH - 1))) >> SHIFT) & 255]
@@ -166,7 +167,7 @@ def restore(base: p_word, n: u64, table: p32, where: p32, words: p16, word_end: 
             v = there[l]
             b = v ^ (wide(ONES) if v >= TOP else TOP)
             a = (b + d) & ONES
-            out[i + l] = word(a ^ (wide(TOP) if a >= TOP else ONES))
+            values[i + l] = word(a ^ (wide(TOP) if a >= TOP else ONES))
     for l in range(0, LANES):
         states[l] = state[l]
     return 0 if (p == word_end) and (place == bit_end) else 1
@@ -186,186 +187,6 @@ def join(planes: p8, n: u64, out: p_word):
         out[i] = word((r >> 1) | (r << (WIDTH - 1)))
 """
 
-# Symbol by symbol, the same for all words.
-_SYMBOLS = """
-def tally(symbols: p8, contexts: p8, n: u64, counts: p32):
-    other = at(counts, 262144)
-    for j in range(0, n >> 1):
-        i = j << 1
-        a = (u64(contexts[i]) << 8) | u64(symbols[i])
-        b = (u64(contexts[i + 1]) << 8) | u64(symbols[i + 1])
-        counts[a] = counts[a] + 1
-        other[b] = other[b] + 1
-    if (n & 1) == 1:
-        c = (u64(contexts[n - 1]) << 8) | u64(symbols[n - 1])
-        counts[c] = counts[c] + 1
-    for k in range(0, 65536):
-        counts[k] = counts[k] + other[k]
-
-def cost(a: p32, b: p32, logs: p32, symbol_cost: u64) -> u64:
-    total: u64 = 0
-    inside: u64 = 0
-    used: u64 = 0
-    for s in range(0, 256):
-        c = u64(a[s]) + u64(b[s])
-        k = high(64 - clz(c), 12) - 12
-        inside = inside + c * (u64(logs[c >> k]) + (k << 16))
-        total = total + c
-        used = used + u64(c > 0)
-    k = high(64 - clz(total), 12) - 12
-    return total * (u64(logs[total >> k]) + (k << 16)) - inside + used * symbol_cost
-
-def cluster(counts: p32, logs: p32, overhead: u64, symbol_cost: u64, first: p8) -> u64:
-    alone: u64[256]
-    nothing: u32[256]
-    m: u64 = 0
-    for s in range(0, 256):
-        nothing[s] = 0
-    for c in range(0, 256):
-        sum: u32 = 0
-        for s in range(0, 256):
-            sum = sum + counts[(c << 8) | s]
-        if sum > 0:
-            first[m] = u8(c)
-            alone[m] = cost(at(counts, c << 10), at(nothing, 0), logs, symbol_cost) + overhead
-            m = m + 1
-    merged: u64 = 1
-    while merged > 0:
-        merged = 0
-        j: u64 = 0
-        k: u64 = 0
-        while j < m:
-            first[k] = first[j]
-            both = alone[j]
-            if j + 1 < m:
-                a = at(counts, u64(first[j]) << 10)
-                b = at(counts, u64(first[j + 1]) << 10)
-                together = cost(a, b, logs, symbol_cost) + overhead
-                if together <= alone[j] + alone[j + 1]:
-                    for s in range(0, 256):
-                        a[s] = a[s] + b[s]
-                        b[s] = 0
-                    both = together
-                    merged = merged + 1
-                    j = j + 1
-            alone[k] = both
-            j = j + 1
-            k = k + 1
-        m = k
-    return m
-
-def scale(counts: p32, frequencies: p16):
-    total: u64 = 0
-    for s in range(0, 256):
-        total = total + u64(counts[s])
-    sum: u64 = 0
-    for s in range(0, 256):
-        c = u64(counts[s])
-        f = ((c << PRECISION) + (total >> 1)) // total
-        frequencies[s] = u16(high(f, 1) if c > 0 else 0)
-        sum = sum + u64(frequencies[s])
-    while sum < (1 << PRECISION):
-        best: u64 = 0
-        value: u64 = 0
-        for s in range(0, 256):
-            gain = (u64(counts[s]) << 20) // ((u64(frequencies[s]) << 1) + 1)
-            if gain > value:
-                best = s
-                value = gain
-        frequencies[best] = frequencies[best] + 1
-        sum = sum + 1
-    while sum > (1 << PRECISION):
-        best = 0
-        value = ~u64(0)
-        for s in range(0, 256):
-            f = u64(frequencies[s])
-            loss = (u64(counts[s]) << 20) // ((high(f, 1) << 1) - 1)
-            if (f > 1) and (loss < value):
-                best = s
-                value = loss
-        frequencies[best] = frequencies[best] - 1
-        sum = sum - 1
-
-def entries(frequencies: p16, table: p64):
-    start: u64 = 0
-    for s in range(0, 256):
-        f = u64(frequencies[s])
-        reciprocal = low((u64(1) << 32) // high(f, 1), 4294967295)
-        table[s] = (reciprocal << 32) | (start << 16) | f
-        start = start + f
-
-def slots(frequencies: p16, table: p32):
-    slot: u64 = 0
-    for s in range(0, 256):
-        f = u64(frequencies[s])
-        for k in range(0, f):
-            table[slot + k] = u32(s | ((f - 1) << 8) | (k << 20))
-        slot = slot + f
-
-def encode(symbols: p8, contexts: p8, n: u64, table: p64, where: p16, words: p16, end: u64,
-           states: p32) -> u64:
-    state: u32[LANES]
-    before: u32[LANES]
-    wide: u64[LANES]
-    over: u8[LANES]
-    p: u64 = end
-    i: u64 = n
-    for l in range(0, LANES):
-        state[l] = STATE
-    while i >= LANES:
-        i = i - LANES
-        for l in range(0, LANES):
-            e = table[u64(where[contexts[i + l]]) + u64(symbols[i + l])]
-            x = state[l]
-            out = (x >> (32 - PRECISION)) >= u32(e & 65535)
-            wide[l] = e
-            before[l] = x
-            over[l] = u8(out)
-            state[l] = x >> 16 if out else x
-        for l in range(0, LANES):
-            words[p - 1] = u16(before[LANES - 1 - l] & 65535)
-            p = p - u64(over[LANES - 1 - l])
-        for l in range(0, LANES):
-            x = state[l]
-            e = wide[l]
-            f = u32(e & 65535)
-            q = u32((u64(x) * (e >> 32)) >> 32)
-            r = x - q * f
-            short = r >= f
-            q = q + u32(short)
-            r = r - f if short else r
-            state[l] = (q << PRECISION) + u32((e >> 16) & 65535) + r
-    for l in range(0, LANES):
-        states[l] = state[l]
-    return p
-
-def decode(n: u64, table: p32, words: p16, word_end: u64, states: p32, out: p8) -> u64:
-    state: u32[LANES]
-    for l in range(0, LANES):
-        state[l] = states[l]
-    p: u64 = 0
-    for g in range(0, n >> LANE_BITS):
-        i = g << LANE_BITS
-        if p > word_end:
-            return 1
-        for l in range(0, LANES):
-            x = state[l]
-            e = table[x & ((1 << PRECISION) - 1)]
-            state[l] = (((e >> 8) & 4095) + 1) * (x >> PRECISION) + (e >> 20)
-            out[i + l] = u8(e & 255)
-        if EXPAND == 1:
-            p = p + refill(state, at(words, p << 1), STATE)
-        else:
-            for l in range(0, LANES):
-                x = state[l]
-                short = x < STATE
-                state[l] = ((x << 16) | u32(words[p])) if short else x
-                p = p + u64(short)
-    for l in range(0, LANES):
-        states[l] = state[l]
-    return 0 if p == word_end else 1
-"""
-
 _SHARED = {
     "LANES": LANES,
     "LANE_BITS": LANES.bit_length() - 1,
@@ -381,8 +202,19 @@ _TOGETHER = (
     ("restore",),
     ("rotate",),
     ("join",),
-    ("tally", "cost", "cluster", "scale", "entries", "encode"),
-    ("slots", "decode"),
+    (
+        "tally",
+        "tally_few",
+        "histogram",
+        "cost",
+        "cluster",
+        "scale",
+        "scales",
+        "entries",
+        "pack",
+        "encode",
+    ),
+    ("unpack", "places", "slots", "decode"),
 )
 
 
@@ -401,7 +233,7 @@ class _Loops(dict[str, Any]):
         return self[name]
 
     def _compile(self, names: Sequence[str]) -> None:
-        parts = re.split(r"^(?=def )", _VALUES if self._item else _SYMBOLS, flags=re.MULTILINE)
+        parts = re.split(r"^(?=def )", _VALUES if self._item else SYMBOLS, flags=re.MULTILINE)
         text = "".join(part for part in parts if part[4 : part.find("(")] in names)
         kinds = {"word": f"u{8 * self._item}", "wide": "u64" if self._item == 8 else "u32"}
         engine = assemble(translate(text, kinds, _constants(self._item)))

@@ -16,7 +16,7 @@ import struct
 import numpy as np
 
 from memcard.codecs import _ans
-from memcard.codecs._ans_model import LANES, PRECISION, STATE, Array, model_from, scratch
+from memcard.codecs._ans_model import LANES, PRECISION, STATE, Array, scratch
 from memcard.codecs._planes import values_of
 from memcard.errors import CorruptError, MismatchError
 
@@ -42,31 +42,33 @@ class DeltaAns:
         symbols, contexts = scratch("symbols", count), scratch("contexts", count)
         zigzag = scratch("zigzag", count * item).view(values.dtype)
         work.spread(values[:count], there[:count], symbols, contexts, zigzag)
-        model = _ans.fit(_ans.counted(symbols, contexts, count))
+        model = _ans.fitted(symbols, contexts, count)
         states, words = _ans.coded(symbols, contexts, model, count)
         extra = scratch("extra", count * item + 16)
         bits = work.extras(symbols, zigzag, count, extra)
-        tables = model.packed()
+        tables = _ans.packed(model)
         head = _HEADER.pack(len(words) // 2, bits, len(tables), len(model.first) - 1, PRECISION)
-        part = extra[: (bits + 7) // 8].tobytes()
+        part = extra[: (bits + 7) // 8].data
         return b"".join((head, tables, states, part, words, tail))
 
     def decode(
         self, packed: memoryview, out: memoryview, item: int, base: memoryview | None = None
     ) -> None:
         """Add the differences to the base."""
-        target, there = values_of(out, item), values_of(_base(base, len(out)), item)
+        target, there = values_of(out, item), _base(base, len(out))
+        if there is not out:
+            target[:] = values_of(there, item)
         count = target.size - target.size % LANES
         at = len(packed) - (target.size - count) * item
         if at < 0 or (at > 0) != (count > 0):
             raise CorruptError(f"delta_ans: {target.size} values do not fit {len(packed)} bytes.")
         out[count * item :] = packed[at:]
         if count:
-            _restore(packed, at, target[:count], there)
+            _restore(packed, at, target[:count])
 
 
-def _restore(packed: memoryview, end: int, target: Array, there: Array) -> None:
-    """Decode the part of a block before ``end``: all but the values kept as they are."""
+def _restore(packed: memoryview, end: int, target: Array) -> None:
+    """Decode the part of a block before ``end``, all but the values kept as they are, onto the base."""
     if end < _HEADER.size:
         raise CorruptError("delta_ans: the block ends in its header.")
     words, bits, tables, groups, precision = _HEADER.unpack_from(packed)
@@ -75,7 +77,7 @@ def _restore(packed: memoryview, end: int, target: Array, there: Array) -> None:
     extra_end = states_end + (bits + 7) // 8
     if extra_end + 2 * words != end or precision != PRECISION:
         raise CorruptError("delta_ans: the block's header and its size disagree.")
-    model = model_from(packed[_HEADER.size : at], groups + 1)
+    model = _ans.model_from(packed[_HEADER.size : at], groups + 1)
     states = np.frombuffer(packed[at:states_end], "<u4").copy()
     extra = np.frombuffer(packed[states_end:], np.uint8)
     if len(packed) - extra_end < _BITS_SLACK:  # only then is a copy needed
@@ -83,9 +85,7 @@ def _restore(packed: memoryview, end: int, target: Array, there: Array) -> None:
         padded[: extra.size] = extra[: padded.size]
         extra = padded
     coded = _ans.words_of(packed[extra_end:end])
-    even = _ans.kernels().restore(
-        there, target.size, model, coded, words, extra, bits, states, target
-    )
+    even = _ans.kernels().restore(target, target.size, model, coded, words, extra, bits, states)
     if not even or (states != STATE).any():
         raise CorruptError("delta_ans: the block does not come out even.")
 

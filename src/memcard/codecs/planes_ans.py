@@ -14,10 +14,9 @@ from __future__ import annotations
 import struct
 
 import numpy as np
-import zstandard
 
 from memcard.codecs import _ans
-from memcard.codecs._ans_model import LANES, STATE, Array, model_from, scratch
+from memcard.codecs._ans_model import LANES, STATE, Array, scratch
 from memcard.codecs._planes import LEVEL, unpressed, values_of
 from memcard.errors import CorruptError
 
@@ -67,33 +66,32 @@ class PlanesAns:
         _ans.kernels().join(planes, target)
 
 
-def _packed(plane: Array) -> tuple[int, bytes]:
-    """Return the form of a plane and its bytes."""
+def _packed(plane: Array) -> tuple[int, bytes | memoryview]:
+    """Return the form of a plane and its bytes, which may be the plane itself."""
     sample = plane
     if plane.size > _SAMPLE:  # eight stretches
-        rows = np.linspace(0, plane.size - _SAMPLE // 8, 8).astype(int)[:, None]
-        sample = plane[rows + np.arange(_SAMPLE // 8)].ravel()
+        starts = np.linspace(0, plane.size - _SAMPLE // 8, 8).astype(int).tolist()
+        sample = np.concatenate([plane[at : at + _SAMPLE // 8] for at in starts])
     if plane.size and (sample == plane[0]).all() and (plane == plane[0]).all():
         return _CONSTANT, plane[:1].tobytes()
-    zstd, ans = _sizes(sample)
-    if min(zstd, ans) >= _NOISE / 8 * sample.size:
-        return _STORED, plane.tobytes()
-    if zstd < _WINS * ans:
-        part = zstandard.ZstdCompressor(level=LEVEL).compress(plane.tobytes())
-        form = _ZSTD
+    press = _ans.compressor(LEVEL)
+    zstd = press.compress(sample.data)
+    ans = _entropy(sample)
+    if min(len(zstd), ans) >= _NOISE / 8 * sample.size:
+        return _STORED, plane.data
+    if len(zstd) < _WINS * ans:
+        form, part = _ZSTD, zstd if sample is plane else press.compress(plane.data)
     else:
         form, part = _ANS, _coded(plane)
-    return (form, part) if len(part) < plane.size else (_STORED, plane.tobytes())
+    return (form, part) if len(part) < plane.size else (_STORED, plane.data)
 
 
-def _sizes(sample: Array) -> tuple[float, float]:
-    """Return about how many bytes zstd and rANS make of these."""
-    counts = np.bincount(sample, minlength=256)
+def _entropy(sample: Array) -> float:
+    """Return about how many bytes rANS makes of these."""
+    counts = _ans.kernels().histogram(sample, sample.size)
     shares = counts[counts > 0] / max(sample.size, 1)
     bits = -float((shares * np.log2(shares)).sum())
-    return len(
-        zstandard.ZstdCompressor(level=LEVEL).compress(sample.tobytes())
-    ), bits / 8 * sample.size
+    return bits / 8 * sample.size
 
 
 def _coded(plane: Array) -> bytes:
@@ -101,11 +99,9 @@ def _coded(plane: Array) -> bytes:
     tail = plane[count:].tobytes()
     if not count:
         return tail
-    contexts = scratch("contexts", count)
-    contexts[:] = 0
-    model = _ans.fit(_ans.counted(plane, contexts, count))
-    states, words = _ans.coded(plane, contexts, model, count)
-    tables = model.packed()
+    model = _ans.fitted_to(_ans.kernels().histogram(plane, count))
+    states, words = _ans.coded(plane, _ans.no_contexts(count), model, count)
+    tables = _ans.packed(model)
     return b"".join((_CODED.pack(len(words) // 2, len(tables)), tables, states, words, tail))
 
 
@@ -133,7 +129,7 @@ def _decoded(part: memoryview, plane: Array) -> None:
     at = _CODED.size + tables
     if at + _ans.STATES_BYTES + 2 * words != end or not count:
         raise CorruptError("planes_ans: a plane's header and its size disagree.")
-    model = model_from(part[_CODED.size : at], 1)
+    model = _ans.model_from(part[_CODED.size : at], 1)
     states = np.frombuffer(part[at : at + _ans.STATES_BYTES], "<u4").copy()
     coded = _ans.words_of(part[at + _ans.STATES_BYTES : end])
     even = _ans.kernels().decode(count, model, coded, words, states, plane)

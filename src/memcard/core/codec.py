@@ -34,6 +34,13 @@ class Codec(Protocol):
     ) -> None:
         """Fill ``out`` with what ``encode`` was given.
 
+        Args:
+            packed: what ``encode`` made.
+            out: gets as many bytes.
+            item: as it was there.
+            base: as it was there. It may be ``out`` itself, which saves a block of memory for each of several
+                differences upon differences; otherwise it is left as it is.
+
         Raises:
             CorruptError: ``packed`` is not what ``encode`` makes of as many bytes.
         """

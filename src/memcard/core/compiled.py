@@ -9,14 +9,18 @@ Source: https://llvm.org/docs/LangRef.html
 from __future__ import annotations
 
 from contextlib import suppress
+from ctypes import addressof, c_char
 from threading import RLock
 from typing import Any
 
 from llvmlite import binding as llvm
 
+from memcard.core.give_back import leave
+
 # Two threads that compile the same loop would each get one, and a cache would drop the one of them,
 # with its code, while it may be running.
 ONE_AT_A_TIME = RLock()
+_BYTE = c_char.from_buffer
 
 
 def assemble(text: str) -> Any:
@@ -37,10 +41,14 @@ def assemble(text: str) -> Any:
     builder.getModulePassManager().run(module, builder)
     engine = llvm.create_mcjit_compiler(module, machine)
     engine.finalize_object()
+    leave("libllvmlite")
     return engine
 
 
 def address(array: Any) -> int:
     """Return where the values of a numpy array lie."""
-    place: int = array.__array_interface__["data"][0]
-    return place
+    try:
+        return addressof(_BYTE(array))  # a quarter of the time that asking the array itself takes
+    except (TypeError, ValueError):  # it may not be written to, or is empty
+        place: int = array.__array_interface__["data"][0]
+        return place

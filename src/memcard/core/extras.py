@@ -11,6 +11,8 @@ EXTRAS = {
     "pictures": ("PIL",),
     "gguf": ("gguf",),
     "generate": ("torch", "diffusers", "transformers", "PIL"),
+    "train": ("torch", "diffusers", "transformers", "PIL", "peft"),
+    "8bit": ("bitsandbytes",),
 }
 
 

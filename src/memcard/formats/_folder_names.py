@@ -88,6 +88,12 @@ def weights(names: Collection[str]) -> list[Weights]:
     return sorted(found, key=lambda w: w.rank)
 
 
+def main_stem(names: Collection[str]) -> str:
+    """Return the stem of the weights a loader takes of these; "" if there are none."""
+    offered = weights(names)
+    return offered[0].stem if offered else ""
+
+
 def is_pipeline(names: Collection[str]) -> bool:
     """Whether a folder with these names in it is a whole pipeline."""
     if MODEL_INDEX in names:

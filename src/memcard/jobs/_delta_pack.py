@@ -59,5 +59,7 @@ def _choose(part: memoryview, item: int, base: memoryview | None) -> str:
     """Return the codec for a tensor: the one that is best on the first block that changed."""
     if len(part) < _TINY:
         return "raw"
-    usable = [name for name, codec in CODECS.items() if base is not None or not codec.needs_base]
+    # What hides signs is for moments of optimizers, which are not what deltas are made of.
+    names = [name for name in CODECS if name != "turned_ans"]
+    usable = [name for name in names if base is not None or not CODECS[name].needs_base]
     return min(usable, key=lambda name: (len(CODECS[name].encode(part, item, base)), name))

@@ -13,7 +13,7 @@ from memcard.errors import MemcardError
 from memcard.jobs._discover_sample import ranges_of, read, wide
 from memcard.jobs._discover_sums import Guess
 from memcard.jobs.resolve import open_source
-from memcard.maths.fit import Solution, typed
+from memcard.maths.fit import Solution, steady, typed
 from memcard.ops import OPS
 from memcard.recipes.execute import RecipeCheckpoint, Resolver, evaluate
 from memcard.recipes.nodes import Apply, Node, Params
@@ -65,7 +65,9 @@ def _baked(
         return None
     target, parent = pair
     wide_base = Apply("cast", (node,), Params({"dtype": "F32"}))
-    changed = [_baking(wide_base, [lora], [1.0], resolve) for _, lora, _ in loras]
+    changed = [
+        _baking(wide_base, [lora], Params({"strengths": (1.0,)}), resolve) for _, lora, _ in loras
+    ]
     names = _changed(changed[0], target, parent)
     if not names:
         return None
@@ -73,19 +75,19 @@ def _baked(
     for checkpoint in changed:
         checkpoint.close()
     best: Guess | None = None
-    for strengths in typed(solution) if solution.error < _EXPLAINED else ():
-        made = _baking(node, [lora for _, lora, _ in loras], strengths, resolve)
+    tries = [(s, a) for s in typed(solution) for a in ("", "float32")]
+    for strengths, arithmetic in tries if solution.error < _EXPLAINED else ():
+        if best is not None and best.right == 1:
+            break
+        params = Params({"strengths": tuple(strengths)} | _said(arithmetic))
+        made = _baking(node, [lora for _, lora, _ in loras], params, resolve)
         right = _right(target, made, [*names, *_rest(target, names)])
         made.close()
         parts = " + ".join(
             f"{s:g} {name}" for s, (name, _, _) in zip(strengths, loras, strict=True)
         )
         found = Guess(
-            Apply(
-                "lora_bake",
-                (node, *(lora for _, lora, _ in loras)),
-                Params({"strengths": tuple(strengths)}),
-            ),
+            Apply("lora_bake", (node, *(lora for _, lora, _ in loras)), params),
             f"{ref} with {parts} baked in",
             right,
         )
@@ -94,10 +96,15 @@ def _baked(
     return best
 
 
+def _said(arithmetic: str) -> dict[str, str]:
+    """Return the parameter that tells how products are computed; nothing where that is the default."""
+    return {"arithmetic": arithmetic} if arithmetic else {}
+
+
 def _baking(
-    base: Node, loras: Sequence[Node], strengths: Sequence[float], resolve: Resolver
+    base: Node, loras: Sequence[Node], params: Params, resolve: Resolver
 ) -> RecipeCheckpoint:
-    node = Apply("lora_bake", (base, *loras), Params({"strengths": tuple(strengths)}))
+    node = Apply("lora_bake", (base, *loras), params)
     made = evaluate(node, resolve, OPS)
     assert isinstance(made, RecipeCheckpoint)  # noqa: S101  # an operation is never a file
     return made
@@ -144,7 +151,8 @@ def _strengths(
             column.append(wide(read(made, name, ranges)) - base)
     table = np.stack([np.concatenate(column) for column in right], axis=1)
     change = np.concatenate(left)
-    found, *_ = np.linalg.lstsq(table, change, rcond=None)
+    found, near = steady(table, change)
+    table, change = table[near], change[near]
     rest = change - table @ found
     noise = float(rest @ rest) / max(1, len(rest) - len(found))
     spread = np.sqrt(np.maximum(np.diag(np.linalg.pinv(table.T @ table)) * noise, 0))

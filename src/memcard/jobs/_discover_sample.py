@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +17,7 @@ _RUN, _RUNS = 512, 8  # values read in one place, places in a tensor
 _ROWS = 1 << 17  # values from which weights are solved
 _WILD = 1e100  # rounding steps
 _MANY = 200  # tensors; of more, fewer values of each
+_AT_ONCE = 1 << 16  # bytes from the first place to the last
 _WITHIN = 1 << 20  # values, the first of a tensor: packed ones are decoded in such blocks
 
 
@@ -38,13 +40,30 @@ class Sample:
         """Number of values."""
         return int(self.target.size)
 
-    def kept(self) -> int | None:
-        """Return the first candidate whose values are these, bit for bit."""
-        mine = self.target.tobytes()
-        for i, part in enumerate(self.parents):
-            if part is not None and part.dtype == self.target.dtype and part.tobytes() == mine:
-                return i
-        return None
+    def kept(self) -> tuple[int, ...]:
+        """Return the candidates whose values are these, bit for bit."""
+        mine, dtype = self.target.tobytes(), self.target.dtype
+        same = (p is not None and p.dtype == dtype and p.tobytes() == mine for p in self.parents)
+        return tuple(i for i, one in enumerate(same) if one)
+
+
+def fewest(kept: Mapping[str, Sequence[int]], first: Sequence[int] = ()) -> dict[str, int]:
+    """Choose of whom each tensor is, so that few have to be named.
+
+    Args:
+        kept: by name, the candidates that have the tensor; at least one.
+        first: candidates that are named in any case, the preferred first.
+    """
+    found: dict[str, int] = {}
+    order = list(first)
+    while left := [n for n in kept if n not in found]:
+        if order:
+            one = order.pop(0)
+        else:  # whoever has most of the rest; of equals the first
+            counts = Counter(i for name in left for i in kept[name])
+            one = min(counts, key=lambda i: (-counts[i], i))
+        found |= {name: one for name in left if one in kept[name]}
+    return {name: found[name] for name in kept}
 
 
 def take(target: Checkpoint, parents: Sequence[Checkpoint]) -> list[Sample]:
@@ -68,6 +87,12 @@ def read(checkpoint: Checkpoint, name: str, ranges: Sequence[tuple[int, int]]) -
     """Read some runs of values of one tensor."""
     spec = checkpoint.specs[name]
     item = spec.dtype.block_bytes
+    first, last = ranges[0][0], max(start + count for start, count in ranges)
+    if (last - first) * item <= _AT_ONCE:  # one read of a little more takes less than many
+        span = memoryview(bytearray((last - first) * item))
+        checkpoint.readinto(name, span, first * item)
+        parts = [span[(s - first) * item : (s - first + n) * item] for s, n in ranges]
+        return stored(memoryview(b"".join(parts)), spec.dtype)
     whole = memoryview(bytearray(sum(n for _, n in ranges) * item))
     at = 0
     for start, count in ranges:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import groupby, permutations
 from typing import Any
 
 import numpy as np
 
 from memcard.core.checkpoint import Checkpoint
-from memcard.jobs._discover_sample import Sample, columns
-from memcard.maths.emulate import emulate
+from memcard.jobs._discover_sample import Sample, columns, fewest
+from memcard.maths.emulate import RUNNING, emulate
 from memcard.maths.fit import Solution, search, solve, typed
 from memcard.maths.floats import STORED, Array, combine
 from memcard.recipes.nodes import Apply, Node, Params
@@ -20,9 +20,11 @@ from memcard.recipes.nodes import Apply, Node, Params
 # step is rounded stay below 1.
 _GOOD = 1.5
 _SURE = 0.9999  # share of values a formula must give for larger ones not to be tried
+_WORTH = 0.5  # of the wrong values, what one more checkpoint may leave: relatives always explain a little
 _SOLUTIONS = 4  # of one size, those of the least error
 _FEW, _TRIED = 8, 6  # tensors for a first look at a formula; formulas that are looked at again
 _BY_BLOCK = 2  # formulas for which other weights are looked for in each tensor
+_MOVING, _SAME_RATE = 5, 1e-3  # snapshots of a moving average; by what its rates may differ
 _NAMES = {dtype: name for name, dtype in STORED.items()}
 
 
@@ -90,12 +92,13 @@ def guesses(
         target: the checkpoint in question.
     """
     whole = [i for i in range(len(refs)) if any(s.parents[i] is not None for s in samples)]
-    kept = {s.name: i for s in samples if (i := s.kept()) is not None}
+    kept = {s.name: found for s in samples if (found := s.kept())}
     mixed = [s for s in samples if s.name not in kept and _common(s, whole)]
     if not mixed:
-        return _patchwork(kept, samples, refs, nodes, target)
+        return _patchwork(fewest(kept), samples, refs, nodes, target)
     best: Guess | None = None
     for formulas in _formulas(mixed, whole):
+        fewer = best
         for rank, formula in enumerate(_ranked(formulas, mixed)):
             blocks = _by_weights(formula, mixed, alike=rank >= _BY_BLOCK)
             guess = _assembled(formula, blocks, kept, samples, refs, nodes, target)
@@ -103,6 +106,8 @@ def guesses(
                 best = guess
             if best is not None and best.right == 1:
                 break
+        if fewer is not None and best is not None and best.right < 1 - _WORTH * (1 - fewer.right):
+            best = fewer
         if best is not None and best.right > _SURE:
             break
     return best
@@ -166,6 +171,7 @@ def _styles(chosen: tuple[int, ...], weights: tuple[float, ...]) -> Iterator[_Fo
     yield _Formula("weighted_average", chosen, weights)
     if sum(weights) > 0 and abs(sum(weights) - 1) < 1e-6:
         yield _Formula("weighted_average", chosen, weights, normalize=True)
+    yield from _moving(chosen, weights)
     change = _as_change(chosen, weights)
     if change is not None:
         order, scale = change
@@ -183,6 +189,18 @@ def _styles(chosen: tuple[int, ...], weights: tuple[float, ...]) -> Iterator[_Fo
             yield _Formula("emulated_sum", some, numbers, "lerp")
             for style in ("float32_change", "stored_change"):
                 yield _Formula("emulated_sum", some, (numbers[1],), style)
+
+
+def _moving(chosen: tuple[int, ...], weights: tuple[float, ...]) -> Iterator[_Formula]:
+    """Yield the moving averages of three or more that have these weights: each step has the same rate."""
+    if not 3 <= len(chosen) <= _MOVING or min(weights) <= 0 or abs(sum(weights) - 1) > 1e-6:
+        return
+    for order in permutations(range(len(chosen))):
+        some, numbers = tuple(chosen[i] for i in order), tuple(weights[i] for i in order)
+        rates = [w / sum(numbers[: i + 1]) for i, w in enumerate(numbers)][1:]
+        if max(rates) - min(rates) < _SAME_RATE * max(rates):
+            for style in RUNNING:
+                yield _Formula("emulated_sum", some, numbers, style)
 
 
 def _orders(count: int) -> list[tuple[int, ...]]:
@@ -241,7 +259,7 @@ def _own(formula: _Formula, sample: Sample) -> tuple[float, ...] | None:
 def _assembled(
     formula: _Formula,
     blocks: Mapping[tuple[float, ...], list[Sample]],
-    kept: Mapping[str, int],
+    kept: Mapping[str, Sequence[int]],
     samples: Sequence[Sample],
     refs: Sequence[str],
     nodes: Sequence[Node],
@@ -252,27 +270,29 @@ def _assembled(
         return None
     dtype = dtypes.pop()
     # What the formula gives anyway needs no third checkpoint that has it too.
-    kept = {
-        s.name: i
+    theirs = set(formula.chosen)
+    needed = {
+        s.name: found
         for s in samples
-        if (i := kept.get(s.name)) is not None
-        and (i in formula.chosen or not _explained(formula, s, dtype))
+        if (found := kept.get(s.name))
+        and (theirs & set(found) or not _explained(formula, s, dtype))
     }
+    taken = fewest(needed, formula.chosen)
     right = sum(formula.right(found, weights) for weights, found in blocks.items())
     total = sum(s.size for found in blocks.values() for s in found)
     main = max(blocks, key=lambda w: len(blocks[w]))
     title = _title(formula, main, refs)
     if len(blocks) > 1:
         title += f", other weights in {sum(map(len, blocks.values())) - len(blocks[main])} tensors"
-    foreign = {n: i for n, i in kept.items() if i != formula.chosen[0]}
-    order = [*formula.chosen, *dict.fromkeys(i for i in kept.values() if i not in formula.chosen)]
+    foreign = {n: i for n, i in taken.items() if i != formula.chosen[0]}
+    order = [*formula.chosen, *dict.fromkeys(i for i in taken.values() if i not in formula.chosen)]
     rules: list[dict[str, Any]] = [
         {"names": tuple(s.name for s in found), "set": formula.params(dtype, weights)}
         for weights, found in blocks.items()
         if weights != main
     ]
-    for i in dict.fromkeys(kept.values()):
-        names = tuple(n for n, j in kept.items() if j == i)
+    for i in dict.fromkeys(taken.values()):
+        names = tuple(n for n, j in taken.items() if j == i)
         rules.append({"names": names, "keep": order.index(i)})
     names_from = order.index(formula.chosen[0])
     inputs = tuple(nodes[i] for i in order)

@@ -98,7 +98,7 @@ def _manifests(seen: _Look, pairs: list[tuple[Ref, Version]]) -> Iterator[Findin
     for name, error in list(seen.lacking.items()):
         named = [ref.name for ref, version in pairs if version.manifest == name]
         version = next((v for _, v in pairs if v.manifest == name), None)
-        path = seen.home.manifest(name)
+        path = manifests.path_of(seen.home, name)
         copy = None if version is None else _readable(seen.home, version)
         finding = Finding(
             *("error", str(path), f"{_said(error, path)} Needed by: {_few(named)}."),
@@ -113,7 +113,7 @@ def _manifests(seen: _Look, pairs: list[tuple[Ref, Version]]) -> Iterator[Findin
 
 def _readable(home: Layout, version: Version) -> Path | None:
     """Return a plain copy from which the manifest can be made again."""
-    if version.format in ("diffusers_folder", "sharded"):
+    if version.format in ("diffusers_folder", "sharded", "dcp_memcard"):
         record = places.get(home, version.sha256)
         paths = [place.path for place in record.places] if record is not None else []
         return next((path for path in paths if path.exists()), None)
@@ -168,7 +168,7 @@ def _sources(seen: _Look, name: str, record: Packed) -> Iterator[Finding]:
     for source in record.sources:
         try:
             there = records.get(seen.home, source) is not None
-            there = there and seen.home.manifest(source).is_file()
+            there = there and manifests.path_of(seen.home, source).is_file()
         except MemcardError:
             there = False
         if not there:

@@ -7,7 +7,7 @@ from pathlib import Path
 from memcard.errors import IntegrityError, MemcardError, NotFoundError
 from memcard.store import manifest as manifests
 from memcard.store import packed as records
-from memcard.store import places, refs
+from memcard.store import places, refs, trash
 from memcard.store.layout import Layout, check, default_home, exists
 from memcard.store.whereabouts import plain
 
@@ -71,6 +71,21 @@ def record_of(path: Path) -> tuple[Layout, str] | None:
     return (home, path.stem) if exists(home) else None
 
 
+def called(home: Layout, manifest: str, ref: str) -> str:
+    """Return the name of a packed checkpoint as people know it.
+
+    Args:
+        home: the library.
+        manifest: of the checkpoint.
+        ref: by which it was found; a name with digits, for an older version, is kept.
+    """
+    found = stored(ref)
+    if found is None or found[2].manifest != manifest:
+        return name_of(home, manifest)
+    _, named, version = found
+    return named.name if version is named.version else f"{named.name}@{version.sha256[:8]}"
+
+
 def name_of(home: Layout, manifest: str) -> str:
     """Return a name of a manifest, or its first digits if it has none."""
     for ref in refs.every(home):
@@ -112,3 +127,19 @@ def recipe_sources(path: Path) -> tuple[tuple[str, str], ...]:
     if home is None or record is None:
         return ()
     return tuple((name_of(home, m), manifests.get(home, m).sha256) for m in record.sources)
+
+
+def originals(home: Layout, manifest_id: str) -> tuple[str, ...]:
+    """Say of each plain file of a packed checkpoint where it was, and what became of it."""
+    manifest = manifests.get(home, manifest_id)
+    digests = {file.sha256 for file in manifest.files}
+    found = [
+        f"The original was {original.path}; it is in the trash, and `memcard undo {entry.name}` puts it back."
+        for entry, original in trash.originals_of(home, digests)
+    ]
+    record = places.get(home, manifest.sha256)
+    for place in () if record is None else record.places:
+        if not place.is_as_it_was():
+            became = "was changed since" if place.path.exists() else "is not there any more"
+            found.append(f"The original was {place.path}, which {became}.")
+    return tuple(found)

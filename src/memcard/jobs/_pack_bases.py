@@ -14,6 +14,7 @@ from memcard.store.manifest import Tensor
 from memcard.store.pack import WORTH, BaseRef, PackedObject, cost, sampled
 
 DEPTH = 2  # differences upon differences; each one is decoded to read the last
+SAVES_DEPTH = 4  # the same for saves of a training, which nobody reads every day
 MOST = 8  # candidates that are looked at
 _LOOKED_AT = 9  # large tensors by which a base is judged
 _TRIED = 3  # candidates, the best first
@@ -152,7 +153,8 @@ class Bases:
         one = None if key is None else self._shelf.objects.get(key)
         if found is None or key is None or one is None:
             return None
-        if one.kind != "tensor" or one.depth >= DEPTH:
+        save = name.endswith(".exp_avg_sq")
+        if one.kind != "tensor" or one.depth >= (SAVES_DEPTH if save else DEPTH):
             return None
         return BaseRef(key, self._reader(candidate, found, one), one.depth)
 

@@ -16,6 +16,7 @@ from memcard.store import places, refs, trash
 from memcard.store.layout import Layout
 from memcard.store.manifest import Manifest
 from memcard.store.objects import pack_path
+from memcard.store.originals import Original
 from memcard.store.places import Place
 from memcard.store.survey import get_bones
 from memcard.store.writer import Writer
@@ -60,7 +61,7 @@ def replace_originals(
     """Put the users' own files of a packed checkpoint into the library's trash; return their paths.
 
     A file that changed is no copy any more, and one behind a link may be meant for something else: both
-    are left alone. ``undo`` gives the bytes back to the library; ``export`` writes them where they were.
+    are left alone. ``undo`` puts them back to where they were.
 
     Raises:
         IntegrityError: a file was changed at this very moment; it is left where it is.
@@ -70,39 +71,27 @@ def replace_originals(
     if others is None or not _is_safe(home, manifest_id):
         return ()
     _prove(home, manifest, manifest_id, whole=not proven)
-    taken: list[str] = []
+    wanted = dict.fromkeys(f.sha256 for f in manifest.files if f.sha256 not in others)
+    found = [
+        Original.of(sha256, place)
+        for sha256 in wanted
+        for place in _places(home, sha256)
+        if place.is_as_it_was() and _is_direct(place.path)
+    ]
+    if not found:
+        return ()
+    taken = tuple(str(original.path) for original in found)
+    where = taken[0] if len(taken) == 1 else f"{taken[0]} and {len(taken) - 1} more"
     with Writer(home) as writer:
-        for file in manifest.files:
-            if file.sha256 in others:
-                continue
-            found = places.get(home, file.sha256)
-            for place in () if found is None else found.places:
-                if place.is_as_it_was() and _is_direct(place.path):
-                    _take(writer, file.sha256, place)
-                    taken.append(str(place.path))
-        if taken:
-            _put_away(writer, name, manifest, taken)
-    return tuple(taken)
+        trash.put_away_originals(
+            writer, "pack", f"original of {name}, packed; it was {where}", found
+        )
+    return taken
 
 
-def _take(writer: Writer, sha256: str, place: Place) -> None:
-    """Move a file into the library."""
-    owned = owned_files.take(writer, sha256, place, "move")
-    assert owned is not None  # noqa: S101  # only links can be refused
-    with writer.commit():
-        owned_files.let_go(writer, owned, place)
-        places.leave(writer, sha256, place.path)
-
-
-def _put_away(writer: Writer, name: str, manifest: Manifest, taken: list[str]) -> None:
-    home = writer.layout
-    with writer.commit():
-        paths = [
-            p for f in manifest.files for p in (home.file(f.sha256), home.file_state(f.sha256))
-        ]
-        there = [path for path in dict.fromkeys(paths) if path.is_file()]
-        where = taken[0] if len(taken) == 1 else f"{taken[0]} and {len(taken) - 1} more"
-        trash.put_away(writer, "pack", f"original of {name}, packed; it was {where}", there)
+def _places(home: Layout, sha256: str) -> tuple[Place, ...]:
+    record = places.get(home, sha256)
+    return () if record is None else record.places
 
 
 def _is_direct(path: Path) -> bool:
@@ -161,7 +150,7 @@ def _needed_elsewhere(home: Layout, manifest_id: str, wanted: set[str]) -> set[s
         for other, version in versions.items():
             if other == manifest_id or records.get(home, other) is not None:
                 continue
-            several = version.format in ("diffusers_folder", "sharded")
+            several = version.format in ("diffusers_folder", "sharded", "dcp_memcard")
             if several:
                 found |= wanted & {file.sha256 for file in manifests.get(home, other).files}
             found |= wanted & {version.sha256}

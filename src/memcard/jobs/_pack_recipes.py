@@ -8,7 +8,7 @@ others are stored as the difference to what it gives. So nothing depends on the 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from blake3 import blake3
@@ -21,13 +21,16 @@ from memcard.jobs._discover_sums import Guess, guesses, untouched
 from memcard.jobs._pack_plain import Plain
 from memcard.jobs._pack_shelf import Candidate, Shelf
 from memcard.jobs._stored import open_stored
+from memcard.jobs._training_path import MARK
 from memcard.maths.floats import can_compute
+from memcard.maths.rounding import announce
 from memcard.ops import OPS
 from memcard.recipes.execute import RecipeCheckpoint, evaluate
 from memcard.recipes.nodes import Apply, Node, sources
 from memcard.recipes.nodes import Source as Leaf
 from memcard.recipes.text import from_document, to_document
 from memcard.store.manifest import Manifest
+from memcard.store.pack import keeping
 
 MOST = 16  # models that are looked at as parts of a sum
 _LORAS, _BAKED = 8, 2  # adapters, and models they may have been baked into
@@ -49,6 +52,7 @@ class Recipe:
         names: tensors it gives, of the right dtype and shape.
         exact: those it gives bit for bit.
         sources: ids of the manifests it is computed from.
+        codecs: of what is stored beside it, where it is not the usual one.
     """
 
     document: Mapping[str, Any]
@@ -57,6 +61,7 @@ class Recipe:
     names: frozenset[str]
     exact: frozenset[str]
     sources: tuple[str, ...]
+    codecs: Mapping[str, str] = field(default_factory=dict)
 
 
 class _Lent:
@@ -174,7 +179,7 @@ def _sources_of(shelf: Shelf, name: str) -> tuple[str, ...]:
 def _node(shelf: Shelf, candidate: Candidate) -> Node:
     """Return what stands for a candidate in a recipe: itself, or the recipe it is stored as."""
     record = shelf.record(candidate.id)
-    if record is None or record.recipe is None:
+    if record is None or record.recipe is None or MARK in record.recipe:
         return Leaf(candidate.id, candidate.manifest.sha256)
     return from_document(dict(record.recipe))
 
@@ -184,14 +189,14 @@ def _guess(
 ) -> Guess | None:
     if not pairs:
         return None
-    refs = [c.manifest.metadata.get("modelspec.title", c.manifest.sha256[:8]) for c, _ in pairs]
+    refs = [_called(shelf, candidate) for candidate, _ in pairs]
     nodes, opened = [_node(shelf, c) for c, _ in pairs], [o for _, o in pairs]
     samples = take(target, opened)
     best = guesses(samples, refs, nodes, target)
     loras = shelf.loras()[-_LORAS:]
     if (best is None or best.right < 1) and loras:
         some = [(c, o) for c in loras if (o := shelf.open(c.id)) is not None]
-        adapters = [(c.manifest.sha256[:8], Leaf(c.id, c.manifest.sha256), o) for c, o in some]
+        adapters = [(_called(shelf, c), Leaf(c.id, c.manifest.sha256), o) for c, o in some]
         # Adapters leave norms and biases alone; to match names with theirs takes long.
         models = [i for i in range(len(pairs)) if untouched(samples, i) > _UNTOUCHED][:_BAKED]
         baked = with_loras(
@@ -201,6 +206,13 @@ def _guess(
         if baked is not None and (best is None or baked.right > best.right):
             best = baked
     return best if best is not None and best.right >= _LIKELY else None
+
+
+def _called(shelf: Shelf, candidate: Candidate) -> str:
+    """Return what people know a candidate by: its name in the library, its title, or its first digits."""
+    manifest = candidate.manifest
+    title = manifest.metadata.get("modelspec.title")
+    return shelf.names.get(candidate.id) or title or manifest.sha256[:8]
 
 
 def _lender(shelf: Shelf) -> Callable[[Leaf], Checkpoint]:
@@ -226,6 +238,8 @@ def _computed(shelf: Shelf, manifest: Manifest, guess: Guess) -> Recipe | None:
     except MemcardError:
         return None
     specs = {n: t.spec for n, t in manifest.tensors.items() if t.blake3}
+    # Once to compare digests, once more to store what differs.
+    announce(2 * sum(s.elements for s in specs.values()))
     try:
         names = frozenset(n for n, s in specs.items() if made.specs.get(n) == s)
         exact = frozenset(n for n in names if digest_of(made, n) == manifest.tensors[n].blake3)
@@ -243,6 +257,7 @@ def digest_of(made: Checkpoint, name: str) -> str:
     buffer = memoryview(bytearray(min(step, spec.nbytes)))
     for at in range(0, spec.nbytes, max(step, 1)):
         part = buffer[: min(step, spec.nbytes - at)]
-        made.readinto(name, part, at)
+        with keeping():
+            made.readinto(name, part, at)
         whole.update(part)
     return whole.hexdigest()

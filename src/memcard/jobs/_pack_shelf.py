@@ -22,8 +22,9 @@ from memcard.store import manifest as manifests
 from memcard.store import packed as records
 from memcard.store.layout import Layout
 from memcard.store.manifest import Manifest
-from memcard.store.objects import Objects
+from memcard.store.objects import Objects, pack_path
 from memcard.store.packed import Packed
+from memcard.store.refs import Version
 
 _TENSORS, _VALUES = 12, 256  # of a sketch; values of each tensor
 _SMALL, _MEDIUM = (
@@ -47,19 +48,26 @@ class Candidate:
 class Shelf:
     """Keeps open what several checkpoints need. Not for several threads."""
 
-    def __init__(self, home: Layout, known: Mapping[str, object]) -> None:
+    def __init__(self, home: Layout, known: Mapping[str, tuple[str, Version]]) -> None:
         """Open the packs.
 
         Args:
             home: the library.
-            known: ids of the manifests that have names.
+            known: by the ids of the manifests that have names, the name and its version; of a name the
+                present version first.
         """
+        self.names: dict[str, str] = {}
+        seen: set[str] = set()
+        for manifest_id, (name, version) in known.items():
+            self.names[manifest_id] = f"{name}@{version.sha256[:8]}" if name in seen else name
+            seen.add(name)
         self.home, self.objects = home, Objects.everything(home)
         self.candidates: dict[str, Candidate] = {}
         self.proven: set[str] = set()  # keys of objects that were read back in this run
         self._records: dict[str, Packed | None] = {}
         self._opened: dict[str, tuple[Checkpoint, ExitStack]] = {}
         self._sketches: dict[str, Sketch | None] = {}
+        self.forget([name for name in self.objects.packs if self.objects.lacks_a_base(name)])
         for name in dict.fromkeys([*records.every(home), *known]):
             with suppress(MemcardError):  # verify speaks of it
                 self.candidates[name] = Candidate(name, manifests.get(home, name))
@@ -78,10 +86,17 @@ class Shelf:
         """Note that a checkpoint was packed just now."""
         self._records.pop(name, None)
 
+    def put_away(self) -> list[str]:
+        """List the packs that are open here and no longer in the library: `gc` put them away."""
+        return [name for name in self.objects.packs if not pack_path(self.home, name).exists()]
+
     def forget(self, packs: Iterable[str]) -> None:
-        """Note that packs are gone."""
-        for name in packs:
-            self.objects.exclude(name)
+        """Note that packs are gone, and with them those that have differences to what they held."""
+        gone = list(packs)
+        while gone:
+            for name in gone:
+                self.objects.exclude(name)
+            gone = [name for name in self.objects.packs if self.objects.lacks_a_base(name)]
         self._records.clear()
         self.proven.clear()
 
@@ -154,7 +169,9 @@ class Shelf:
 
 def _sketch(checkpoint: Checkpoint) -> Sketch:
     """Return a few values of a few tensors: those a hash chooses, so of relatives the same ones."""
-    fine = {n: s for n, s in checkpoint.specs.items() if can_compute(s.dtype) and s.elements}
+    specs = {n: s for n, s in checkpoint.specs.items() if can_compute(s.dtype) and s.elements}
+    # Moments of optimizers are not alike even a few steps later.
+    fine = {n: s for n, s in specs.items() if not n.endswith((".exp_avg", ".exp_avg_sq"))}
     medium = {n: s for n, s in fine.items() if _SMALL <= s.elements <= _MEDIUM} or fine
     seen: Counter[str] = Counter()
     keys: dict[str, str] = {}

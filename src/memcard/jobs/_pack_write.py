@@ -9,12 +9,13 @@ from typing import Any
 
 from blake3 import blake3
 
+from memcard.core.checkpoint import Checkpoint
 from memcard.errors import IntegrityError
 from memcard.jobs._pack_bases import Bases, item_of
 from memcard.jobs._pack_plain import Reader, Source
 from memcard.jobs._pack_recipes import Recipe
 from memcard.jobs._pack_shelf import Shelf
-from memcard.jobs._stored import Segment, bones, segments
+from memcard.jobs._stored import Segment, bones, keeping_for, segments
 from memcard.store.manifest import Manifest, Tensor
 from memcard.store.objects import Objects, pack_path
 from memcard.store.pack import BaseReader, BaseRef, PackWriter
@@ -35,7 +36,8 @@ class Plan:
         manifest: of the checkpoint.
         source: its values.
         recipe: that gives some of its tensors, if there is one.
-        encoded: keys of the tensors that were read from the source and had these digests.
+        encoded: keys of what was read from the source, had these digests, and was decoded again.
+        packs: names of the packs they were written to.
     """
 
     id: str
@@ -43,6 +45,7 @@ class Plan:
     source: Source
     recipe: Recipe | None
     encoded: set[str] = field(default_factory=set)
+    packs: list[str] = field(default_factory=list)
 
     @property
     def exact(self) -> frozenset[str]:
@@ -73,7 +76,7 @@ class Plan:
             return None
         made = self.recipe.checkpoint
         key = computed_key(self.id, name)
-        return BaseRef(key, lambda at, out: made.readinto(name, out, at), depth=0)
+        return BaseRef(key, lambda at, out: _compute(made, name, at, out), depth=0)
 
     def reader(self, objects: Objects) -> BaseReader:
         """Return what reads the objects of this checkpoint, those that need its recipe too."""
@@ -85,7 +88,7 @@ class Plan:
         def compute(key: str, at: int, out: memoryview) -> bool:
             name = names.get(key)
             if name is not None:
-                made.readinto(name, out, at)
+                _compute(made, name, at, out)
             return name is not None
 
         return objects.reader(compute)
@@ -100,6 +103,20 @@ class Plan:
         """Return what reads the skeleton of a file, which lies in pieces."""
         runs = [s for s in segments(self.manifest, number) if s.key is None]
         return _gaps(runs, self.source.file(number))
+
+
+def items_of(tensors: Sequence[tuple[str, Tensor]]) -> list[int]:
+    """List the bytes of a value of tensors; none if they are few, so that it matters little how they are packed."""
+    sizes: dict[int, int] = {}
+    for _, tensor in tensors:
+        item = item_of(tensor.spec)
+        sizes[item] = sizes.get(item, 0) + tensor.spec.nbytes
+    return [item for item, size in sizes.items() if size > _PIECE]
+
+
+def _compute(made: Checkpoint, name: str, at: int, out: memoryview) -> None:
+    with keeping_for(made):
+        made.readinto(name, out, at)
 
 
 def _gaps(runs: Sequence[Segment], read: Reader) -> Reader:
@@ -138,6 +155,7 @@ def write(
             path = writer.commit()
         written += path.stat().st_size
         shelf.objects.include(path.stem)
+        plan.packs.append(path.stem)
     return written
 
 
@@ -163,23 +181,61 @@ def _options(
         computed = plan.computed(name)
         # Of two residuals of the same values a reader could take the one whose recipe it does not have.
         if computed is not None and tensor.blake3 not in shelf.objects:
-            return {"item": item, "kind": "residual", "base": computed}
+            codec = plan.recipe.codecs.get(name) if plan.recipe else None
+            return {"item": item, "kind": "residual", "base": computed, "codec": codec}
         return {"item": item, "base": bases.of(name, tensor), "weigh": True}
 
     return options
 
 
 def prove(shelf: Shelf, plan: Plan, threads: int) -> None:
-    """Read back from the disk all that the checkpoint needs, and see that it is what its files consist of.
+    """See that the disk has all that the checkpoint needs, and that it is what its files consist of.
 
-    What a recipe gives exactly was computed from packs and compared already.
+    What was written now was decoded when it was encoded, so that the packs are on the disk as they were
+    written is enough; what was there before, bases too, is decoded. What a recipe gives exactly was
+    computed from packs and compared already.
 
     Raises:
         IntegrityError: a pack gives other bytes, or the plain copy is not what was added.
     """
+    known = shelf.proven | _written(shelf, plan)
+    todo = [key for key in _needed(shelf, plan) if key not in known]
+    _decode(shelf, plan, todo, threads)
+    new = (*(known - shelf.proven), *todo)
+    shelf.proven.update(k for k in new if (o := shelf.objects.get(k)) and o.kind != "residual")
+    _source_is_known(shelf, plan)
+
+
+def _written(shelf: Shelf, plan: Plan) -> set[str]:
+    """Read the new packs back; return the keys that are proven thereby."""
+    there = [name for name in plan.packs if shelf.objects.has_pack(name)]
+    for name in there:
+        pack = shelf.objects.include(name)
+        if not pack.is_intact():
+            raise IntegrityError(
+                f"{pack.path}: the disk gives back other bytes than were written just now. Nothing was removed. "
+                "Check the disk, then run `memcard pack` again."
+            )
+    found = ((key, shelf.objects.pack_of(key)) for key in plan.encoded)
+    return {key for key, pack in found if pack is not None and pack.name in there}
+
+
+def _needed(shelf: Shelf, plan: Plan) -> list[str]:
+    """List the objects of a checkpoint, and the bases of those that were not decoded with theirs."""
     keys = [t.blake3 for _, t in plan.tensors() if t.blake3]
     keys += [key for key, _, _ in plan.bones()]
-    todo = [key for key in dict.fromkeys(keys) if key not in shelf.proven]
+    found = dict.fromkeys(keys)
+    for key in keys:
+        one = shelf.objects.get(key)
+        while one is not None and one.base is not None and one.base not in found:
+            one = shelf.objects.get(one.base)
+            if one is not None:
+                found[one.key] = None
+    return list(found)
+
+
+def _decode(shelf: Shelf, plan: Plan, todo: Sequence[str], threads: int) -> None:
+    """Decode objects from the packs and compare them with their checks."""
     read = plan.reader(shelf.objects)
 
     def check(key: str) -> None:
@@ -197,8 +253,6 @@ def prove(shelf: Shelf, plan: Plan, threads: int) -> None:
     with ThreadPoolExecutor(threads) as pool:
         for _ in pool.map(check, [key for key in todo if sizes.get(key, 0) > _SMALL]):
             pass
-    shelf.proven.update(k for k in todo if (o := shelf.objects.get(k)) and o.kind != "residual")
-    _source_is_known(shelf, plan)
 
 
 def _source_is_known(shelf: Shelf, plan: Plan) -> None:

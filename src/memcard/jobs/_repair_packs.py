@@ -1,27 +1,30 @@
 """Mend packs: what is sound of a damaged one is copied, what is not is found elsewhere, records are turned.
 
 A record names a new pack only after its checkpoint was read back whole through it. A damaged pack is put into
-the trash when no record names it any more.
+the trash when no record names it any more. What is found elsewhere is stored as it was before, as a difference
+or a residual; then a lost pack mostly comes out with its old name, and takes the place of what is left of it.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from memcard.errors import MemcardError
+from memcard.jobs._repair_bases import New, Stand, Stands
 from memcard.jobs._repair_sources import Rescue, Sources
 from memcard.jobs._stored import StoredCheckpoint
 from memcard.jobs._verify_packs import CheckedPack, PackWork, in_order
 from memcard.store import manifest as manifests
 from memcard.store import packed as records
 from memcard.store import trash
+from memcard.store._pack_layout import Kind, PackedObject
 from memcard.store.layout import Layout
 from memcard.store.objects import pack_path
-from memcard.store.pack import BaseRef, Pack, PackWriter
+from memcard.store.pack import Pack, PackWriter
 from memcard.store.packed import Packed
 from memcard.store.writer import Writer
 
@@ -102,7 +105,9 @@ class _Round:
 
     def _mend(self, broken: list[CheckedPack], rescued: Mapping[str, Rescue]) -> bool:
         added = self._rescue_packs(rescued)
-        copied = {pack.name: self._copied(pack) for pack in broken}
+        # What holds the same objects in the same way as before has the name it had.
+        again = {name for packs in added.values() for name in packs[:1]}
+        copied = {p.name: p.name if p.name in again else self._copied(p) for p in broken}
         turned = self._turn(added, copied)
         self._put_away([pack.path for pack in broken])
         return turned
@@ -128,46 +133,27 @@ class _Round:
                     f"{min(lost)[:16]}…. Add another copy of it, then run this again: memcard add FILE."
                 )
 
-    def _rescue_packs(self, rescued: Mapping[str, Rescue]) -> dict[str, str]:
-        """Write what was found elsewhere into packs; return the pack of each key."""
-        placed, left = dict[str, str](), list(rescued)
-        while left:
-            these = list[str]()
-            with PackWriter(self.home.packs) as writer:
-                while left and writer.size < _PACK_SIZE:
-                    key = left.pop(0)
-                    found = rescued[key]
-                    writer.add(
-                        *(key, found.size, found.read),
-                        item=found.item,
-                        kind="skeleton" if found.skeleton else "tensor",
-                        base=None if found.skeleton else self._base(key),
-                    )
-                    these.append(key)
-                name = writer.commit().stem
-            self.done.new.append(name)
-            placed |= dict.fromkeys(these, name)
+    def _rescue_packs(self, rescued: Mapping[str, Rescue]) -> dict[str, tuple[str, ...]]:
+        """Write what was found elsewhere into packs; return the packs that are needed to read each key."""
+        placed = dict[str, tuple[str, ...]]()
+        written = dict[str, New]()
+        with closing(Stands(self.home, self.work)) as stands:
+            left = stands.order(rescued)
+            while left:
+                these = dict[str, tuple[PackedObject, Stand]]()
+                with PackWriter(self.home.packs) as writer:
+                    while left and writer.size < _PACK_SIZE:
+                        key = left.pop(0)
+                        stand = stands.of(key, written)
+                        these[key] = _added(writer, key, rescued[key], stand), stand
+                        written[key] = these[key][0].depth, rescued[key].read
+                    name = writer.commit().stem
+                self.done.new.append(name)
+                for key, (stored, stand) in these.items():
+                    placed[key] = (name,)
+                    if stored.base is not None:
+                        placed[key] += (*stand.packs, *placed.get(stored.base, ()))
         return placed
-
-    def _base(self, key: str) -> BaseRef | None:
-        """Return what a damaged object was kept as a difference to, if all of that can be read."""
-        shelf = self.work.shelf
-        bases = shelf.chain(key)[1:]
-        if not bases or any(shelf.is_bad(k) or shelf.find(k) is None for k in bases):
-            return None
-        pack = shelf.find(bases[0])
-        if pack is None or pack.objects[bases[0]].kind != "tensor":
-            return None
-        return BaseRef(
-            bases[0], lambda at, out: shelf.read(bases[0], at, out), pack.objects[bases[0]].depth
-        )
-
-    def _base_packs(self, key: str) -> list[str]:
-        """Return the packs that are needed to read a restored object beside its own."""
-        if self._base(key) is None:
-            return []
-        found = (self.work.shelf.find(base) for base in self.work.shelf.chain(key)[1:])
-        return [pack.name for pack in found if pack is not None]
 
     def _copied(self, broken: CheckedPack) -> str | None:
         """Copy the sound objects of a damaged pack; return the name of the copy, None if there are none."""
@@ -185,14 +171,14 @@ class _Round:
             self.done.new.append(name)
         return name
 
-    def _turn(self, added: Mapping[str, str], copied: Mapping[str, str | None]) -> bool:
+    def _turn(self, added: Mapping[str, tuple[str, ...]], copied: Mapping[str, str | None]) -> bool:
         """Let the records name the new packs, each after its checkpoint was read back whole."""
         turned = False
         with Writer(self.home) as writer:
             for manifest_id in in_order(self.work.records):
                 record = self.work.records[manifest_id]
                 lost = [key for key in self.work.lost_keys(manifest_id) if key in added]
-                rescued = [pack for key in lost for pack in (added[key], *self._base_packs(key))]
+                rescued = [pack for key in lost for pack in added[key]]
                 if not rescued and not any(name in copied for name in record.packs):
                     continue
                 new = _turned(record, rescued, copied)
@@ -207,6 +193,7 @@ class _Round:
                         records.put(writer, new)
                         turned = True
                 if fault is None:
+                    turned = True
                     self.done.exact.append(self.work.name(manifest_id))
                     self.done.faults.pop(self.work.name(manifest_id), None)
         return turned
@@ -223,6 +210,15 @@ class _Round:
             if gone:
                 title = f"{len(gone)} damaged packs"
                 self.done.entry = trash.put_away(writer, "repair", title, gone).name
+
+
+def _added(writer: PackWriter, key: str, found: Rescue, stand: Stand) -> PackedObject:
+    """Write what was found elsewhere as it was kept before, as far as that can be told."""
+    kind: Kind = "skeleton" if found.skeleton else "residual" if stand.residual else "tensor"
+    base = None if found.skeleton else stand.base
+    weigh = base is not None and kind == "tensor"
+    place = (key, found.size, found.read)
+    return writer.add(*place, item=found.item, kind=kind, base=base, weigh=weigh)
 
 
 def _turned(record: Packed, rescued: list[str], copied: Mapping[str, str | None]) -> Packed:

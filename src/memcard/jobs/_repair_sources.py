@@ -73,9 +73,9 @@ class Sources:
         self._stack = ExitStack()
         self._manifests: dict[str, Manifest] = {}
         self._places: dict[str, list[_Place]] = defaultdict(list)
-        for path in sorted(home.shelf("manifests").glob("[0-9a-f][0-9a-f]/*.json")):
+        for name in manifests.every(home):
             with suppress(MemcardError):  # doctor tells of it
-                self._know(path.stem, manifests.get(home, path.stem))
+                self._know(name, manifests.get(home, name))
         self._shelf = Shelf(home, all_packs(home))
         self._stack.callback(self._shelf.close)
 

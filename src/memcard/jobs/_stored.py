@@ -7,6 +7,7 @@ from bisect import bisect_right
 from collections import deque
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -15,20 +16,27 @@ from blake3 import blake3
 from memcard.core.checkpoint import Checkpoint, Extent
 from memcard.core.tensors import Specs
 from memcard.errors import CorruptError, IntegrityError, NotFoundError
+from memcard.jobs import _training_path
 from memcard.ops import OPS
 from memcard.recipes.execute import evaluate
-from memcard.recipes.nodes import Source
 from memcard.recipes.text import from_document
 from memcard.store import manifest as manifests
 from memcard.store import packed as records
 from memcard.store.layout import Layout
 from memcard.store.manifest import File, Manifest, Skeleton
 from memcard.store.objects import Objects
+from memcard.store.pack import keeping, unchecked
 from memcard.store.packed import Packed, computed_key
 from memcard.store.survey import get_bones
 
 _DEPTH = 2  # recipes on recipes
+_PATHS = 4  # saves of a training each foretold from the one before, under those recipes
 _PIECE = 4 << 20
+
+
+def keeping_for(made: Checkpoint) -> AbstractContextManager[None]:
+    """Return what to compute a recipe in; a training path keeps what it needs by itself, and is short of memory."""
+    return nullcontext() if isinstance(made, _training_path.PathCheckpoint) else keeping()
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,39 +221,60 @@ class StoredCheckpoint:
         return self.specs[name].nbytes
 
     def _value(self, name: str, key: str, offset: int, into: memoryview) -> None:
-        if key in self._objects:
+        one = self._objects.get(key)
+        # A difference to what another checkpoint's recipe gives cannot be read here.
+        if one is not None and (one.kind != "residual" or one.base in self._names):
             self._read(key, offset, into)
         elif self._recipe is not None:
-            self._recipe.readinto(name, into, offset)
-            whole = len(into) == self.manifest.tensors[name].spec.nbytes
-            if whole and blake3(into).hexdigest() != key:
+            self._made(self._recipe, name, key, offset, into)
+        else:
+            self._read(key, offset, into)  # says what is missing
+
+    def _made(self, recipe: Checkpoint, name: str, key: str, offset: int, into: memoryview) -> None:
+        """Compute values; of a whole tensor its digest counts, else the checks of all blocks it takes."""
+        if len(into) != self.manifest.tensors[name].spec.nbytes:
+            with keeping_for(recipe):
+                recipe.readinto(name, into, offset)
+            return
+        with keeping_for(recipe), unchecked():
+            recipe.readinto(name, into, offset)
+        if blake3(into).hexdigest() != key:
+            recipe.readinto(name, into, offset)  # the checks tell which pack is damaged
+            if blake3(into).hexdigest() != key:
                 raise IntegrityError(
                     f"{self._id}: the recipe it is packed as gives other values of {name!r} than it was packed "
                     "with. Its record or what it is computed from was changed; add another copy: memcard add FILE."
                 )
-        else:
-            self._read(key, offset, into)  # says what is missing
 
     def _compute(self, key: str, offset: int, out: memoryview) -> bool:
         name = self._names.get(key)
         if name is None or self._recipe is None:
             return False
-        self._recipe.readinto(name, out, offset)
+        with keeping_for(self._recipe):
+            self._recipe.readinto(name, out, offset)
         return True
 
     def _computed(self, packed: Packed, depth: int) -> Checkpoint | None:
         if packed.recipe is None:
             return None
-        if depth >= _DEPTH:
+        path = _training_path.MARK in packed.recipe
+        if depth >= _DEPTH + (_PATHS if path else 0):
             raise CorruptError(
                 f"{self._id}: recipes upon recipes upon recipes; one of them is forged."
             )
+        shared = None if self._mine else self._objects
 
-        def source(found: Source) -> Checkpoint:
-            shared = None if self._mine else self._objects
-            return open_stored(self._layout, found.ref, depth + 1, shared)
+        def source(manifest: str) -> Checkpoint:
+            return open_stored(self._layout, manifest, depth + 1, shared)
 
-        return evaluate(from_document(dict(packed.recipe)), source, OPS)
+        if path:
+            return _training_path.opened(packed.recipe, self, self.specs, source)
+        return evaluate(from_document(dict(packed.recipe)), lambda leaf: source(leaf.ref), OPS)
+
+    @property
+    def foretold(self) -> Checkpoint | None:
+        """What its tensors are stored as differences to, where a recipe or a training path tells that."""
+        return self._recipe
 
     def _bones(self, number: int, offset: int, into: memoryview) -> None:
         skeleton = self.manifest.files[number].skeleton
@@ -285,7 +314,7 @@ def open_stored(
 
 
 def decoded(
-    stored: StoredCheckpoint, number: int, threads: int | None = None
+    stored: StoredCheckpoint, number: int, threads: int | None = None, *, checked: bool = True
 ) -> Generator[memoryview]:
     """Yield a file piece by piece, while threads decode the next ones; close the iterator at the end.
 
@@ -293,6 +322,7 @@ def decoded(
         stored: the checkpoint.
         number: which of its files.
         threads: that decode; None: one per processor, at most 4.
+        checked: False only if the caller compares the digest of the whole: blocks are not checked then.
 
     Yields:
         Memory that is used again as soon as the next piece is asked for.
@@ -304,7 +334,8 @@ def decoded(
         if len(buffer) < size:
             buffer = bytearray(size)
         part = memoryview(buffer)[:size]
-        stored.read_file(number, at, part)
+        with nullcontext() if checked else unchecked():
+            stored.read_file(number, at, part)
         return part, buffer
 
     waiting: deque[Future[tuple[memoryview, bytearray]]] = deque()

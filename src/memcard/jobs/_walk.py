@@ -7,6 +7,9 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from memcard.formats import is_checkpoint_folder
+from memcard.formats._dcp_index import INDEX as SHARDED_SAVE
+from memcard.formats._dcp_index import NAME as PIECE
+from memcard.formats._folder_names import is_pipeline, main_stem
 
 SUFFIXES = frozenset(
     {".safetensors", ".sft", ".ckpt", ".pt", ".pth", ".bin", ".pkl", ".gguf", ".pt2"}
@@ -26,6 +29,33 @@ def below(paths: Iterable[Path]) -> Iterator[Path]:
             yield from _in_folder(path, seen)
         else:
             yield path
+
+
+def with_loose(paths: Iterable[Path]) -> Iterator[Path]:
+    """Yield the same paths, and behind each folder that is one checkpoint the others that lie in it.
+
+    A clone of a model's repository often has its pipeline in parts and the same, or more, as single files
+    beside them. What no loader of the folder would take is a checkpoint of its own.
+    """
+    for path in paths:
+        yield path
+        if path.is_dir():
+            yield from _loose(path)
+
+
+def _loose(folder: Path) -> Iterator[Path]:
+    try:
+        names = sorted(e.name for e in os.scandir(folder) if _is(e.is_file))
+        everything = os.listdir(folder)  # noqa: PTH208  # names are asked for
+    except OSError:
+        return
+    if SHARDED_SAVE in names:
+        names = [name for name in names if not PIECE.fullmatch(name)]
+    indexes = [name for name in names if name.endswith(_INDEX)]
+    taken = None if is_pipeline(everything) else main_stem(names)
+    for name in names:
+        if _is_checkpoint(name, indexes) and (taken is None or main_stem([name]) != taken):
+            yield folder / name
 
 
 def _in_folder(folder: Path, seen: set[tuple[int, int]]) -> Iterator[Path]:

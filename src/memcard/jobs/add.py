@@ -5,18 +5,26 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from contextlib import suppress
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, get_args
 
 from memcard.core.checkpoint import Checkpoint
 from memcard.core.progress import Listener, silent
-from memcard.errors import FormatError, NotFoundError, UnsupportedError, UsageError
+from memcard.errors import (
+    FormatError,
+    MemcardError,
+    NotFoundError,
+    UnsupportedError,
+    UsageError,
+)
 from memcard.formats import open_file
 from memcard.jobs._library_cards import note_read
 from memcard.jobs._library_members import Surveyed, describe, members
-from memcard.jobs._walk import below
-from memcard.store import files, layout, places, refs, reserve, survey
+from memcard.jobs._run_names import RUNS
+from memcard.jobs._walk import below, with_loose
+from memcard.store import files, layout, packed, places, refs, reserve, survey
 from memcard.store import manifest as manifests
 from memcard.store.layout import Layout
 from memcard.store.places import Place, State
@@ -70,8 +78,9 @@ def add(
 
     Args:
         home: the library; it is made if there is none.
-        paths: files, folders that are one checkpoint, and folders in which some lie.
-        name: for one checkpoint; None makes names of the files'.
+        paths: files, folders that are one checkpoint, and folders in which some lie. Of a folder that
+            is one checkpoint, others that lie loose in it are added too, each under its own name.
+        name: for one checkpoint, of a folder for the whole; None makes names of the files'.
         how: ``in-place`` leaves the file where it is; ``link`` gives the library a reflink or hard
             link; ``move`` takes the file away from where it is; ``copy`` takes twice the space.
         update: let ``name`` mean this one from now on, if it means another.
@@ -85,7 +94,7 @@ def add(
     """
     if how not in get_args(How):
         raise UsageError(f"how is {how!r}; it can be {', '.join(get_args(How))}.")
-    todo = _listed(home, paths)
+    todo = _listed(home, paths, named=name is not None)
     if name is not None:
         name = refs.check_name(name)
         if len(todo) > 1:
@@ -102,7 +111,7 @@ def add(
     return [done[path] for path in todo]
 
 
-def _listed(home: Layout, paths: Iterable[str | Path]) -> list[Path]:
+def _listed(home: Layout, paths: Iterable[str | Path], *, named: bool) -> list[Path]:
     """Return the absolute paths of all checkpoints, each once.
 
     Raises:
@@ -115,14 +124,30 @@ def _listed(home: Layout, paths: Iterable[str | Path]) -> list[Path]:
     if missing := [str(path) for path in given if not path.exists()]:
         raise NotFoundError(f"{', '.join(missing)}: there is no such file.")
     found = list(dict.fromkeys(below(given)))
+    if not (named and len(found) == 1):  # a name is meant for the folder
+        found = list(dict.fromkeys(p for p in with_loose(found) if p in found or _is_one(p)))
     root = home.root.resolve()
-    if inside := [str(path) for path in found if root in path.resolve().parents]:
+    runs = root / RUNS  # of trainings: nothing of the library's own lies there
+    if inside := [
+        str(path)
+        for path in found
+        if root in path.resolve().parents and runs not in path.resolve().parents
+    ]:
         raise UsageError(
             f"{', '.join(inside[:3])}: lies in the library itself ({root}). Name files outside of it."
         )
     if not found:
         raise UnsupportedError(f"{', '.join(map(str, given))}: no checkpoint lies there.")
     return found
+
+
+def _is_one(path: Path) -> bool:
+    """Whether a file in a diffusers folder is a checkpoint; trainers leave others there, which stay its parts."""
+    try:
+        open_file(path).close()
+    except (FormatError, PermissionError):
+        return False
+    return True
 
 
 def _refuse_unreadable(paths: Sequence[Path]) -> None:
@@ -153,10 +178,15 @@ def _unchanged(home: Layout, paths: Sequence[Path], name: str | None) -> dict[Pa
     return {path: added for path, added in found.items() if added is not None}
 
 
-def same_as_before(home: Layout, path: Path, name: str | None = None) -> Added | None:
-    """Return what is known of a path whose files have not changed; costs a stat each."""
+def same_as_before(
+    home: Layout, path: Path, name: str | None = None, *, read: bool = False
+) -> Added | None:
+    """Return what is known of a path whose files have not changed; costs a stat each.
+
+    With ``read`` files are read that were too young when they were added for a stat to tell.
+    """
     several = places.known(home, path, whole=True) is not None
-    record = _same_folder(home, path) if several else places.unchanged(home, path)
+    record = _same_folder(home, path, read) if several else places.unchanged(home, path, read=read)
     if record is None or record.manifest is None:
         return None
     guess = refs.get(home, name or _stem(path, is_folder=path.is_dir()))
@@ -169,7 +199,7 @@ def same_as_before(home: Layout, path: Path, name: str | None = None) -> Added |
     return None
 
 
-def _same_folder(home: Layout, path: Path) -> places.Record | None:
+def _same_folder(home: Layout, path: Path, read: bool) -> places.Record | None:
     sha256 = places.known(home, path, whole=True)
     record = None if sha256 is None else places.get(home, sha256)
     if record is None or record.manifest is None:
@@ -177,7 +207,8 @@ def _same_folder(home: Layout, path: Path) -> places.Record | None:
     here = members(path)
     known = {file.name: file.sha256 for file in manifests.get(home, record.manifest).files}
     same = here.keys() == known.keys() and all(
-        (found := places.unchanged(home, file)) is not None and found.sha256 == known[name]
+        (found := places.unchanged(home, file, read=read)) is not None
+        and found.sha256 == known[name]
         for name, file in here.items()
     )
     return record if same else None
@@ -193,6 +224,7 @@ def _add_one(
     finally:
         checkpoint.close()
     with writer.commit():
+        surveyed = _as_packed(writer.layout, surveyed)
         several = surveyed.manifest.is_folder
         before = places.known(writer.layout, path, whole=several)
         version = _version(path, surveyed)
@@ -206,6 +238,19 @@ def _add_one(
     )
 
 
+def _as_packed(home: Layout, surveyed: Surveyed) -> Surveyed:
+    """Keep to the manifest of the same bytes that is packed, if there is one.
+
+    A newer memcard may know more of a file, so that it gets another manifest. What is packed belongs to the
+    manifest it was packed with: if the name left that one, gc would put the packs away.
+    """
+    with suppress(MemcardError):  # a damaged one is written anew
+        known = places.get(home, surveyed.manifest.sha256)
+        if known is not None and known.manifest is not None and packed.get(home, known.manifest):
+            return replace(surveyed, manifest=manifests.get(home, known.manifest))
+    return surveyed
+
+
 def _id(surveyed: Surveyed) -> str:
     return hashlib.sha256(surveyed.manifest.to_bytes()).hexdigest()
 
@@ -215,7 +260,7 @@ def _refuse_move(path: Path, checkpoint: Checkpoint, how: How) -> None:
         return
     if path.is_symlink():
         raise UsageError(f"{path}: is a link. Name the file it leads to, or use --link.")
-    if checkpoint.format in ("diffusers_folder", "sharded"):
+    if checkpoint.format in ("diffusers_folder", "sharded", "dcp_memcard"):
         raise UsageError(
             f"{path}: is several files, which other programs open where they are. Leave it in place, "
             "or give the library its own files with --link or --copy."
@@ -238,7 +283,8 @@ def _meant(
     if name is None:
         old = _named(home, version, before)
         if old is None:
-            stem = _stem(Path(version.origin), is_folder=version.format == "diffusers_folder")
+            is_folder = version.format in ("diffusers_folder", "dcp_memcard")
+            stem = _stem(Path(version.origin), is_folder=is_folder)
             return refs.Ref(_free_name(home, stem), version), "new"
     else:
         old = refs.get(home, name)

@@ -19,6 +19,7 @@ from memcard.errors import UsageError
 from memcard.jobs._discover_loras import is_lora, with_loras
 from memcard.jobs._discover_sample import take
 from memcard.jobs._discover_sums import Guess, guesses
+from memcard.jobs._library_refs import stored
 from memcard.jobs.resolve import node_for, open_source, resolve
 from memcard.ops import OPS
 from memcard.recipes.execute import RecipeCheckpoint, evaluate
@@ -137,12 +138,21 @@ def _open(
         checkpoint = evaluate(node, open_source, OPS)
         stack.callback(checkpoint.close)
         if is_lora(checkpoint):
-            job.loras.append((Path(candidate).stem, node, checkpoint))
+            job.loras.append((_called(candidate), node, checkpoint))
         else:
-            job.refs.append(Path(candidate).stem if Path(candidate).suffix else str(candidate))
+            job.refs.append(_called(candidate))
             job.nodes.append(node)
             job.parents.append(checkpoint)
     return job
+
+
+def _called(candidate: str | Path) -> str:
+    """Return what people know a candidate by: its name in the library, or that of its file."""
+    if (found := stored(candidate)) is not None:
+        _, ref, version = found
+        return ref.name if version is ref.version else f"{ref.name}@{version.sha256[:8]}"
+    path = Path(candidate)
+    return path.stem if path.suffix and path.expanduser().exists() else str(candidate)
 
 
 def _best(job: _Job) -> Guess | None:

@@ -17,6 +17,7 @@ from memcard.recipes.op import complete
 
 _OP = "weighted_average"
 _STEP, _SIGMA = ("memcard.ema.step", "ss_steps"), "memcard.ema.sigma_rel"
+_RUN = "memcard.ema.run"
 # EDM2 and ema-pytorch name snapshots like phema-0002048-0.100.pt.
 _NAMED = re.compile(r"-(?P<step>\d{4,})(?:-(?P<sigma>0\.\d+))?(?=\.|$)")
 _GOOD = 0.02  # a fit worse than this is told; measured errors of weights are of that order
@@ -24,10 +25,20 @@ _FEWEST = 2
 
 
 @dataclass(frozen=True, slots=True)
-class _Snapshot:
+class Snapshot:
+    """One average of a training, as its file or the file's name says.
+
+    Attributes:
+        ref: what the user calls it.
+        step: of the training; None if that is not known.
+        sigma_rel: width, as a share of the training so far; None if that is not known.
+        run: hex name of the training; None if the file does not say.
+    """
+
     ref: str | Path
     step: float | None
     sigma_rel: float | None
+    run: str | None = None
 
 
 def ema_combine(
@@ -96,7 +107,7 @@ def _described(
     refs: Sequence[str | Path],
     steps: Sequence[float] | None,
     sigmas: Sequence[float] | None,
-) -> list[_Snapshot]:
+) -> list[Snapshot]:
     for what, given in (("steps", steps), ("snapshot_sigmas", sigmas)):
         if given is not None and len(given) not in {len(refs), 1 if given is sigmas else len(refs)}:
             raise UsageError(
@@ -104,24 +115,25 @@ def _described(
             )
     found = []
     for i, ref in enumerate(refs):
-        step, sigma = _stated(ref)
+        snapshot = stated(ref)
         if steps is not None:
-            step = float(steps[i])
+            snapshot = replace(snapshot, step=float(steps[i]))
         if sigmas is not None:
             sigma = float(sigmas[i if len(sigmas) > 1 else 0])
-        found.append(_Snapshot(ref, step, sigma))
+            snapshot = replace(snapshot, sigma_rel=sigma)
+        found.append(snapshot)
     return found
 
 
-def _stated(ref: str | Path) -> tuple[float | None, float | None]:
-    """Return step and width as the file says, or else its name."""
+def stated(ref: str | Path) -> Snapshot:
+    """Return what a file says about itself, or else its name."""
     checkpoint = resolve(ref)
     metadata = checkpoint.metadata
     checkpoint.close()
     named = _NAMED.search(locate(ref).name)
     step = next((metadata[key] for key in _STEP if key in metadata), named and named["step"])
     sigma = metadata.get(_SIGMA, named and named["sigma"])
-    return _number(step), _number(sigma)
+    return Snapshot(ref, _number(step), _number(sigma), metadata.get(_RUN))
 
 
 def _number(text: str | None) -> float | None:
@@ -131,7 +143,7 @@ def _number(text: str | None) -> float | None:
         return None
 
 
-def _latest(found: Sequence[_Snapshot], last: int) -> list[_Snapshot]:
+def _latest(found: Sequence[Snapshot], last: int) -> list[Snapshot]:
     """Return the snapshots of the highest steps; where steps are not known, the last ones named."""
     if not _FEWEST <= last <= len(found):
         raise UsageError(
@@ -143,8 +155,8 @@ def _latest(found: Sequence[_Snapshot], last: int) -> list[_Snapshot]:
 
 
 def _fitted(
-    found: Sequence[_Snapshot], sigma_rel: float, at: float | None
-) -> tuple[list[_Snapshot], tuple[float, ...], str]:
+    found: Sequence[Snapshot], sigma_rel: float, at: float | None
+) -> tuple[list[Snapshot], tuple[float, ...], str]:
     """Return the snapshots to use, their weights, and what to say about the fit."""
     from memcard.maths.ema import Profile, gamma_of, synthesize
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass
@@ -13,12 +12,13 @@ from typing import Any
 from memcard.core.atomic import replacing, replacing_folder
 from memcard.core.digest import read_once
 from memcard.core.progress import Event, Listener, Progress, silent
-from memcard.core.writeback import start_writeback
 from memcard.errors import IntegrityError, MemcardError, NotFoundError, UsageError
-from memcard.jobs._stored import decoded, open_stored
+from memcard.jobs._run_names import RUNS
+from memcard.jobs._stored import StoredCheckpoint, decoded, open_stored
 from memcard.store import manifest as manifests
 from memcard.store import packed as records
 from memcard.store import refs
+from memcard.store._stream import Stream
 from memcard.store.layout import Layout, check
 from memcard.store.manifest import File, Manifest
 from memcard.store.refs import quoted
@@ -73,7 +73,8 @@ def export(
     found, version = refs.find(home, ref)
     manifest = manifests.get(home, version.manifest)
     target = Path(out).expanduser()
-    if home.root.resolve() in target.resolve().parents:
+    root, above = home.root.resolve(), target.resolve().parents
+    if root in above and root / RUNS not in above:
         raise UsageError(f"{target}: lies in the library itself. Export to a place outside of it.")
     if manifest.is_folder:
         _export_folder(home, found.name, version, manifest, target, overwrite, progress)
@@ -142,32 +143,38 @@ def _export_file(
 
 def _unpack(home: Layout, manifest_id: str, file: File, target: Path, progress: Listener) -> None:
     """Write one file of a packed checkpoint."""
-    digest = hashlib.sha256()
     stored = open_stored(home, manifest_id)
     number = stored.manifest.files.index(file)
     try:
-        with replacing(target) as part, closing(decoded(stored, number)) as chunks:
-            at = 0
-            for chunk in chunks:
-                digest.update(chunk)
-                _write_all(part.fileno(), chunk)
-                start_writeback(part.fileno(), at, len(chunk))
-                at += len(chunk)
-                progress(Progress("export", at, file.size))
-            if digest.hexdigest() != file.sha256:
-                raise IntegrityError(
-                    f"{manifest_id}: its packs give a file with the SHA-256 {digest.hexdigest()}, it was packed "
-                    f"with {file.sha256}. Nothing was written. Add another copy of the checkpoint: memcard "
-                    "add FILE."
-                )
+        _write(stored, number, target, progress)
+    except IntegrityError:
+        with closing(
+            decoded(stored, number)
+        ) as chunks:  # each block's check tells which pack it is
+            for _ in chunks:
+                pass
+        raise
     finally:
         stored.close()
 
 
-def _write_all(fd: int, chunk: memoryview) -> None:
-    done = 0
-    while done < len(chunk):
-        done += os.write(fd, chunk[done:])
+def _write(stored: StoredCheckpoint, number: int, target: Path, progress: Listener) -> None:
+    digest, file = hashlib.sha256(), stored.manifest.files[number]
+    with (
+        replacing(target) as part,
+        closing(decoded(stored, number, checked=False)) as chunks,
+    ):
+        stream = Stream(part, target, digest.update)
+        for chunk in chunks:
+            stream.write(chunk)
+            progress(Progress("export", stream.size, file.size))
+        stream.finish()
+        if digest.hexdigest() != file.sha256:
+            raise IntegrityError(
+                f"{target}: its packs give a file with the SHA-256 {digest.hexdigest()}, it was packed "
+                f"with {file.sha256}. Nothing was written. Add another copy of the checkpoint: memcard "
+                "add FILE."
+            )
 
 
 def _sound(found: Sequence[Copy]) -> list[Copy]:
@@ -178,16 +185,16 @@ def _sound(found: Sequence[Copy]) -> list[Copy]:
 def _copy(copy: Copy, file: File, target: Path, progress: Listener) -> None:
     digest = hashlib.sha256()
     with replacing(target) as part:
-        fd = part.fileno()
+        stream = Stream(part, target)
 
-        def write(chunk: memoryview, offset: int) -> None:
-            _write_all(fd, chunk)
-            start_writeback(fd, offset, len(chunk))
+        def write(chunk: memoryview, offset: int) -> None:  # comes in order
+            stream.write(chunk)
 
         def hashed(chunk: memoryview, offset: int) -> None:
             digest.update(chunk)
 
         read_once(copy.path, hashed, write, phase="export", progress=progress)
+        stream.finish()
         if digest.hexdigest() != file.sha256:
             raise IntegrityError(
                 f"{copy.path}: its SHA-256 is {digest.hexdigest()}, it was added with {file.sha256}. The disk "

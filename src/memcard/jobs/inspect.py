@@ -18,13 +18,14 @@ from memcard.core.report import Report, Verdict
 from memcard.errors import CorruptError, FormatError, UnsafeError
 from memcard.formats import is_checkpoint_folder, open_file, sniff_file
 from memcard.jobs._delta_file import KEY, MODE, SAME, read_index
-from memcard.jobs._library_refs import record_of
+from memcard.jobs._library_refs import called, originals, record_of
 from memcard.jobs._metadata import modelspec, training
 from memcard.jobs._stored import StoredCheckpoint, open_stored
-from memcard.jobs._walk import below
+from memcard.jobs._walk import below, with_loose
 from memcard.jobs.digests import digests as digests_of
 from memcard.jobs.digests import files_of
 from memcard.jobs.resolve import known_digests, locate
+from memcard.store.layout import Layout
 
 _PICKLE = (
     "its pickle program was interpreted as data, nothing was run; every name in it is one of "
@@ -36,6 +37,7 @@ _SAFETY: Mapping[str, str] = {
     "torch_zip": _PICKLE,
     "torch_legacy": _PICKLE,
     "sharded": "every shard was judged by itself",
+    "dcp_memcard": "a JSON index, and files of a JSON header and numbers: the format cannot hold code",
     "diffusers_folder": "every file of weights was judged by itself",
 }
 
@@ -50,7 +52,7 @@ def inspect(
     """Look at one checkpoint; read headers only, run nothing.
 
     Args:
-        path: a file, a folder that is one checkpoint, or a name of the starter.
+        path: a file, a folder that is one checkpoint, or a name of the starter or the library.
         digests: also read the whole file for its sha256, AutoV1, AutoV2, AutoV3, BLAKE3 and CRC32.
         salvage: list the tensors of a file that asks to run code too. It stays ``unsafe``.
         progress: hears how far the digests are.
@@ -71,11 +73,20 @@ def inspect(
     try:
         sums = _digests(file, checkpoint, progress) if digests else {}
         try:
-            return _accepted(file, checkpoint, sums)
+            report = _accepted(file, checkpoint, sums)
         except FormatError as error:  # a delta whose index is damaged
             return _refused(file, error, sums, salvage=salvage)
+        return report if record is None else _by_name(report, *record, str(path))
     finally:
         checkpoint.close()
+
+
+def _by_name(report: Report, home: Layout, manifest_id: str, ref: str) -> Report:
+    """Say of a packed checkpoint what people know it by; its record is the library's own matter."""
+    name = called(home, manifest_id, ref)
+    was = originals(home, manifest_id)
+    note = f"Packed in the library {home.root}; `memcard export '{name}' FILE` writes it as a plain file."
+    return replace(report, path=Path(name), notes=(*report.notes, note, *was))
 
 
 def inspect_all(
@@ -101,14 +112,19 @@ def inspect_all(
     Raises:
         NotFoundError: one of the paths does not exist.
     """
-    files = list(below([locate(path) for path in paths]))
+    given = [(str(path), locate(path)) for path in paths]
+    names = {file: ref for ref, file in given if record_of(file)}
+    files = list(below([file for _, file in given]))
+    if files != [file for _, file in given]:  # what is named is looked at, and no more
+        files = list(dict.fromkeys(with_loose(files)))
     crew = 1 if digests else min(8, threads or os.cpu_count() or 1)  # hashing has its own threads
     done, lock = 0, Lock()
     inner = progress if len(files) == 1 else silent
 
     def one(file: Path) -> Report:
         nonlocal done
-        report = _inspect_or_say_why(file, digests, salvage=salvage, progress=inner)
+        ref = names.get(file, file)
+        report = _inspect_or_say_why(ref, digests, salvage=salvage, progress=inner)
         with lock:
             done += 1
             progress(Progress("inspect", done, len(files), "files"))
@@ -124,13 +140,15 @@ def inspect_all(
             raise
 
 
-def _inspect_or_say_why(file: Path, digests: bool, *, salvage: bool, progress: Listener) -> Report:
+def _inspect_or_say_why(
+    file: str | Path, digests: bool, *, salvage: bool, progress: Listener
+) -> Report:
     """Look at one file of many: one that the system does not let us read must not hide the others."""
     try:
         return inspect(file, digests, salvage=salvage, progress=progress)
     except PermissionError as error:
         fault = f"{file}: {error.strerror}. Ask its owner for the right to read it."
-        return Report(file, "unsupported", size=0, faults=(fault,))
+        return Report(Path(file), "unsupported", size=0, faults=(fault,))
 
 
 def is_one(ref: str | Path) -> bool:

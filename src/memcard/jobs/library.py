@@ -101,6 +101,8 @@ class Library:
         sort: Sort | None = None,
         descending: bool = False,
         look: bool | None = None,
+        limit: int | None = None,
+        grouped: bool = False,
     ) -> Listing:
         """List names, or search them; see ``memcard.jobs.ls.ls``."""
         from memcard.jobs.ls import ls
@@ -113,6 +115,8 @@ class Library:
             sort=sort,
             descending=descending,
             look=look,
+            limit=limit,
+            grouped=grouped,
         )
 
     def show(self, ref: str) -> Shown:

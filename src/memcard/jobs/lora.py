@@ -96,6 +96,7 @@ def lora_node(
     late = {
         "module_alphas": _unusual(stated, alphas),
         "neumann_terms": _terms([ref for ref, _ in loras]),
+        "arithmetic": "",
     }
     rest = {key: value for key, value in full.items() if key not in late}
     said = {key: value for key, value in late.items() if value}

@@ -6,18 +6,21 @@ import os
 import time
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Final, Literal, TypeAlias
 
 from memcard.errors import CorruptError, MemcardError
+from memcard.jobs._run_names import run_of
 from memcard.store import packed, refs
 from memcard.store.index import Index, IndexRow, Sort
+from memcard.store.index_rows import Filter
 from memcard.store.layout import Layout, check
 from memcard.store.library_index import open_index
 from memcard.store.whereabouts import copies_of
 
 State: TypeAlias = Literal["at hand", "packed", "missing"]
 
+TRAINING: Final = "training"  # kind of the saves
 LOOKED_AT: Final = 500  # names; looking for more of them would take longer than listing them
 
 
@@ -36,6 +39,8 @@ class Entry:
         state: ``at hand``: an unchanged plain copy can be read right now; else ``packed``, or
             ``missing``. None if it was not looked for.
         stored: bytes its packs took beside what was there; None if it is not packed, or was not looked for.
+        saves: how many saves of one training this stands for, of which all else is said together; 0 if it
+            is a name of its own.
     """
 
     name: str
@@ -50,6 +55,7 @@ class Entry:
     tags: tuple[str, ...] = ()
     state: State | None = None
     stored: int | None = None
+    saves: int = 0
 
     @property
     def at_hand(self) -> bool | None:
@@ -63,10 +69,17 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Listing:
-    """Names that fit, and what could not be read."""
+    """Names that fit, and what could not be read.
+
+    Attributes:
+        entries: the names, at most as many as were asked for.
+        faults: what is wrong with names that cannot be listed.
+        total: how many names fit.
+    """
 
     entries: tuple[Entry, ...]
     faults: tuple[str, ...] = ()
+    total: int = 0
 
 
 def ls(
@@ -79,6 +92,8 @@ def ls(
     sort: Sort | None = None,
     descending: bool = False,
     look: bool | None = None,
+    limit: int | None = None,
+    grouped: bool = False,
 ) -> Listing:
     """List names; of all, or of those that have the words of a query in name, card or digests.
 
@@ -91,44 +106,81 @@ def ls(
         tags: only with all of these.
         sort: what by; None: by name, or with a query the best hits first.
         descending: the largest first.
-        look: also see whether a copy is at hand, which costs a stat each; None: if there are at most
-            ``LOOKED_AT`` names.
+        look: also see whether a copy is at hand, which costs a stat each; None: if at most ``LOOKED_AT``
+            names are listed.
+        limit: list at most so many, the first in that order; None for all.
+        grouped: let the saves of each training be one entry, unless words or their kind are asked for.
 
     Raises:
         NotFoundError: there is no library.
         UsageError: nothing is sorted by this.
     """
     library_id = check(home)
+    asked = Filter(kind, family, tuple(tags))
     with open_index(home, library_id) as index:
-        found = _asked(
-            *(index, query), kind=kind, family=family, tags=tags, sort=sort, descending=descending
+        grouped = (
+            grouped and not query.strip() and kind is None and bool(index.count(kind=TRAINING))
         )
+        most = None if grouped else limit  # the saves of a training would fill a page
+        found = _asked(index, query.strip(), asked, sort, limit=most, descending=descending)
+        total = len(found)
+        if total == most:
+            total = index.count(query.strip() or None, kind=kind, family=family, tags=tags)
         faults = _faults(home, index)
+    if grouped:
+        groups = _groups(found)
+        total, found_groups = len(groups), groups[:limit]
+        look = sum(map(len, found_groups)) <= LOOKED_AT if look is None else look
+        return Listing(
+            tuple(_together([_entry(home, r, look=look) for r in g]) for g in found_groups),
+            *(faults, total),
+        )
     if look is None:
         look = len(found) <= LOOKED_AT
-    return Listing(tuple(_entry(home, row, look=look) for row in found), faults)
+    return Listing(tuple(_entry(home, row, look=look) for row in found), faults, total)
+
+
+def _groups(found: Sequence[IndexRow]) -> list[list[IndexRow]]:
+    """Put the saves of each training together, where the first of them stands."""
+    groups: dict[str, list[IndexRow]] = {}
+    for row in found:
+        run = run_of(row.name) if row.kind == TRAINING else None
+        groups.setdefault(f"name {row.name}" if run is None else f"run {run}", []).append(row)
+    return list(groups.values())
+
+
+def _together(entries: list[Entry]) -> Entry:
+    """Return one entry for the saves of a training; a single one stays what it is."""
+    first = entries[0]
+    if len(entries) == 1:
+        return first
+    states = {entry.state for entry in entries}
+    stored = [entry.stored for entry in entries if entry.stored is not None]
+    return replace(
+        first,
+        name=run_of(first.name) or first.name,
+        sha256="",
+        size=sum(entry.size for entry in entries),
+        added=max(entry.added for entry in entries),
+        state=states.pop() if len(states) == 1 else None,
+        stored=sum(stored) if len(stored) == len(entries) else None,
+        saves=len(entries),
+    )
 
 
 def _asked(
     index: Index,
     query: str,
-    *,
-    kind: str | None,
-    family: str | None,
-    tags: Sequence[str],
+    wanted: Filter,
     sort: Sort | None,
+    *,
+    limit: int | None,
     descending: bool,
 ) -> list[IndexRow]:
-    if not query.strip():
-        return index.list(
-            sort=sort or "name", descending=descending, kind=kind, family=family, tags=tags
-        )
-    found = index.search(query, kind=kind, family=family, tags=tags, limit=None)
-    if sort is None:
-        return found
-    names = {row.name for row in found}
-    every = index.list(sort=sort, descending=descending, kind=kind, family=family, tags=tags)
-    return [row for row in every if row.name in names]
+    which: dict[str, Any] = {"kind": wanted.kind, "family": wanted.family, "tags": wanted.tags}
+    if not query:
+        return index.list(sort=sort or "name", descending=descending, limit=limit, **which)
+    return index.search(query, sort=sort, descending=descending, limit=limit, **which)
 
 
 def _faults(home: Layout, index: Index) -> tuple[str, ...]:

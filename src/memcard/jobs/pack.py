@@ -1,8 +1,8 @@
 """Store checkpoints in little space: as differences to others, or as recipes, in packs.
 
-What is packed is decoded from the disk and compared with its digests before it counts, and only then is a
-plain copy removed that the library owns. Files that are not the library's are read and left alone, unless
-their replacement is asked for.
+What is packed is decoded right after it was encoded, and its packs are read back from the disk and compared
+with their digests before it counts; only then is a plain copy removed that the library owns. Files that are not
+the library's are read and left alone, unless their replacement is asked for.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from memcard.core.give_back import give_back
+from memcard.core.one_thread import one_thread
 from memcard.core.progress import Listener, Progress, silent
 from memcard.errors import FormatError, IntegrityError, LockedError, MemcardError, NotFoundError
 from memcard.jobs._pack_bases import Bases
@@ -23,12 +25,15 @@ from memcard.jobs._pack_plain import Plain, Source, open_plain
 from memcard.jobs._pack_recipes import Recipe
 from memcard.jobs._pack_recorded import recipe_of
 from memcard.jobs._pack_shelf import Candidate, Shelf
-from memcard.jobs._pack_write import Plan, gone, prove, record, write
+from memcard.jobs._pack_training import path_of
+from memcard.jobs._pack_write import Plan, gone, items_of, prove, record, write
 from memcard.store import manifest as manifests
 from memcard.store import packed as records
 from memcard.store import refs
+from memcard.store._pack_blocks import make_ready
+from memcard.store._pack_memory import release
 from memcard.store.layout import Layout, check
-from memcard.store.manifest import Manifest
+from memcard.store.manifest import Manifest, Tensor
 from memcard.store.objects import pack_path
 from memcard.store.refs import Version
 from memcard.store.writer import Writer
@@ -137,7 +142,8 @@ def pack(
         recipes: look for casts, merges and bakes of packed checkpoints.
         replace_originals: put the users' own files into the library's trash once they are packed and
             read back. A path that leads through a link is left alone.
-        dry_run: only estimate, from a few values, how much space each would take.
+        dry_run: only estimate, from a few values, how much space each would take. How one was trained from
+            another is not looked for then, so a save of a training may take less.
         progress: hears how many bytes are done.
 
     Raises:
@@ -148,7 +154,7 @@ def pack(
     check(home)
     versions = {v.manifest: (r.name, v) for r in refs.every(home) for v in r.versions}
     wanted = _order(home, names)
-    with closing(Shelf(home, versions)) as shelf:
+    with one_thread(), closing(Shelf(home, versions)) as shelf:
         if dry_run:
             sizes = [(version.manifest, name) for name, version in wanted]
             found = would_take(shelf, sizes, recipes=recipes)
@@ -236,6 +242,28 @@ def _made(job: _Job, manifest_id: str) -> Done:
 def _packed(
     job: _Job, stack: ExitStack, manifest_id: str, manifest: Manifest, source: Source
 ) -> tuple[int, str]:
+    """Pack a checkpoint; once more from the start if `gc` puts packs away that are needed for it."""
+    lost: list[str] = []
+    for _ in range(_TRIES):
+        try:
+            return _attempt(job, stack, manifest_id, manifest, source)
+        except (FormatError, IntegrityError, NotFoundError, FileNotFoundError):
+            if not (lost := job.shelf.put_away()):
+                raise
+            job.shelf.forget(lost)
+    raise _taken_away(job, lost[0])
+
+
+def _taken_away(job: _Job, pack: str) -> LockedError:
+    return LockedError(
+        f"{pack_path(job.home, pack)}: was put away {_TRIES} times before the checkpoint it belongs to was on "
+        "record. Let the other memcard finish, then run `memcard pack` again."
+    )
+
+
+def _attempt(
+    job: _Job, stack: ExitStack, manifest_id: str, manifest: Manifest, source: Source
+) -> tuple[int, str]:
     """Write what is missing, read it back from the disk, then write the record."""
     shelf, target = job.shelf, Plain(manifest, source)
     near: list[Candidate] = []
@@ -245,12 +273,16 @@ def _packed(
         near = shelf.near(manifest_id, manifest, target)
         if job.recipes:
             recipe = recipe_of(shelf, manifest, target, near, lambda other: _one(job, other))
+        if recipe is None:
+            recipe = path_of(shelf, manifest, target, near)
     if recipe is not None:
         stack.callback(recipe.checkpoint.close)
         plan = Plan(manifest_id, manifest, source, recipe)
     bases = Bases([c for c in near if shelf.record(c.id) is not None], shelf)
     missing = plan.missing(shelf.objects)
-    base = bases.choose(missing, source) if missing else None
+    foretold = recipe.names if recipe is not None else ()
+    left = [(name, tensor) for name, tensor in missing if name not in foretold]
+    base = bases.choose(left, source) if left else None
     taken = 0
 
     def progress(more: int) -> None:
@@ -259,6 +291,7 @@ def _packed(
         job.tell(taken)
 
     lost: list[str] = []
+    _make_room(missing, with_base=recipe is not None or base is not None)
     for _ in range(_TRIES):
         with Writer(job.home) as writer:
             written = write(shelf, plan, bases, job.threads, progress)
@@ -272,10 +305,15 @@ def _packed(
                     shelf.packed(manifest_id)
                     return written, title
         shelf.forget(lost)
-    raise LockedError(
-        f"{pack_path(job.home, lost[0])}: was put away {_TRIES} times before the checkpoint it belongs to was on "
-        "record. Let the other memcard finish, then run `memcard pack` again."
-    )
+    raise _taken_away(job, lost[0])
+
+
+def _make_room(missing: Sequence[tuple[str, Tensor]], *, with_base: bool) -> None:
+    """Give back what looking for recipes took: encoding is where most memory is needed."""
+    release()
+    for item in items_of(missing):
+        make_ready(item, with_base=with_base)
+    give_back()
 
 
 def is_new(plan: Plan, shelf: Shelf) -> bool:

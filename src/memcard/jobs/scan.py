@@ -12,7 +12,7 @@ from memcard.core.progress import Event, Listener, Progress, silent
 from memcard.errors import FormatError, IntegrityError, NotFoundError
 from memcard.formats import open_file
 from memcard.jobs._library_members import members
-from memcard.jobs._walk import below
+from memcard.jobs._walk import below, with_loose
 from memcard.jobs.add import add, same_as_before
 from memcard.store import places
 from memcard.store.layout import Layout, exists
@@ -59,7 +59,8 @@ def scan(
 ) -> list[Scanned]:
     """List the checkpoints below some folders; reads headers only.
 
-    No link that leads out of its folder is followed. Files are looked at, never changed.
+    A file that was less than two seconds old when it was added is read, for its time does not tell whether it is
+    the same. No link that leads out of its folder is followed. Files are looked at, never changed.
 
     Args:
         home: the library; it need not be there.
@@ -90,7 +91,7 @@ def scan(
 def _inside(root: Path) -> Iterator[Path]:
     """Yield checkpoints below a folder whose files really lie below it."""
     real = root.resolve()
-    for path in below([root]):
+    for path in with_loose(below([root])):
         where = path.resolve()
         if where == real or real in where.parents:
             yield path
@@ -110,7 +111,10 @@ def _look(home: Layout, path: Path) -> Scanned:
     size = sum(file.stat().st_size for file in members(path).values())
     if not exists(home):
         return Scanned(path, "new", size, *facts)
-    same = same_as_before(home, path)
+    try:
+        same = same_as_before(home, path, read=True)
+    except IntegrityError:  # it changes while it is read
+        same = None
     if same is not None:
         return Scanned(path, "known", size, *facts, name=same.name)
     before = any(places.known(home, path, whole=whole) for whole in (False, True))

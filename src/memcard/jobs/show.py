@@ -10,7 +10,7 @@ from memcard.core.card import Card
 from memcard.errors import CorruptError, UnsupportedError
 from memcard.jobs._library_cards import kept_of
 from memcard.store import manifest as manifests
-from memcard.store import packed, refs
+from memcard.store import packed, refs, trash
 from memcard.store.layout import Layout, check
 from memcard.store.manifest import Manifest
 from memcard.store.packed import Packed
@@ -19,7 +19,16 @@ from memcard.store.whereabouts import Copy, copies_of
 
 @dataclass(frozen=True, slots=True)
 class Shown:
-    """A name, one of its versions, what that consists of and where it lies."""
+    """A name, one of its versions, what that consists of and where it lies.
+
+    Attributes:
+        ref, version: the name, and what it means.
+        manifest: what the checkpoint consists of.
+        copies: plain files and folders that have it.
+        card: what is said of it.
+        packed: how the library keeps it; None if it is not packed.
+        in_trash: where files of the user's were that are in the trash now, each with its entry there.
+    """
 
     ref: refs.Ref
     version: refs.Version
@@ -27,6 +36,7 @@ class Shown:
     copies: tuple[Copy, ...]
     card: Card = field(default_factory=Card)
     packed: Packed | None = None
+    in_trash: tuple[tuple[str, str], ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Return the facts as JSON values."""
@@ -47,6 +57,7 @@ class Shown:
             "places": [
                 {"path": str(c.path), "library": c.owned, "state": c.fitness} for c in self.copies
             ],
+            "in_trash": [{"path": path, "entry": entry} for path, entry in self.in_trash],
             "history": [{"sha256": v.sha256, "at": v.at} for v in self.ref.history],
             "made_by": dict(manifest.made_by),
             "parents": list(manifest.parents),
@@ -88,4 +99,6 @@ def show(home: Layout, ref: str) -> Shown:
         card = kept_of(home, version).card
     except (CorruptError, UnsupportedError) as error:
         card = Card(notes=(str(error),))
-    return Shown(found, version, manifest, where, card, packed.get(home, version.manifest))
+    digests = {file.sha256 for file in manifest.files}
+    away = tuple((str(o.path), e.name) for e, o in trash.originals_of(home, digests))
+    return Shown(found, version, manifest, where, card, packed.get(home, version.manifest), away)

@@ -14,10 +14,11 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Final
 
 from memcard.errors import MemcardError
+from memcard.store import manifest as manifests
 from memcard.store import packed as records
 from memcard.store import refs
-from memcard.store.canonical import read_object
 from memcard.store.layout import Layout, check
+from memcard.store.library_index import open_index
 
 _MOST: Final = 400  # checkpoints in one tree
 _DELTA_BASE: Final = "memcard.delta.base_sha256"
@@ -102,6 +103,7 @@ class _Family:
     nodes: dict[str, Node] = field(default_factory=dict)
     edges: dict[tuple[str, str], Edge] = field(default_factory=dict)
     faults: list[str] = field(default_factory=list)
+    read: dict[str, str] = field(default_factory=dict)  # of manifests that the index did not know
 
     def add(self, parent: str, child: str, how: str) -> None:
         """Note a parent; what is noted first counts."""
@@ -110,7 +112,7 @@ class _Family:
 
 
 def tree(home: Layout, ref: str) -> Tree:
-    """Follow a checkpoint up and down; reads the manifests of all names.
+    """Follow a checkpoint up and down. Each manifest is read once; then the index knows what it says.
 
     Args:
         home: the library.
@@ -119,9 +121,13 @@ def tree(home: Layout, ref: str) -> Tree:
     Raises:
         NotFoundError: there is no library, or nothing of this name.
     """
-    check(home)
+    library_id = check(home)
     _, version = refs.find(home, ref)
-    family = _family(home)
+    with open_index(home, library_id) as index:
+        known = index.notes()
+        family = _family(home, known)
+        if family.read:
+            index.note(family.read)
     up = _reached(family, version.sha256, upwards=True)
     down = _reached(family, version.sha256, upwards=False)
     chosen = list(dict.fromkeys((*up, *down)))
@@ -149,24 +155,27 @@ def _reached(family: _Family, start: str, *, upwards: bool) -> list[str]:
     return list(found)
 
 
-def _family(home: Layout) -> _Family:
+def _family(home: Layout, known: Mapping[str, str]) -> _Family:
     family, called = _Family(), dict[str, str]()
     pairs = [(ref, v) for ref in refs.every(home, []) for v in ref.versions]
     digests = {version.manifest: version.sha256 for _, version in pairs}
     for ref, version in sorted(pairs, key=lambda pair: pair[1] is not pair[0].version):
         if version.sha256 in family.nodes:
             continue  # two names of the same bytes
+        said, record = "{}", None
         try:
-            manifest = read_object(home.manifest(version.manifest))
+            said = known.get(version.manifest) or _read(home, version.manifest, family)
             record = records.get(home, version.manifest)
         except (MemcardError, OSError) as error:
             family.faults.append(f"{ref.name}: {error}")
-            manifest, record = {}, None
         recipe = "" if record is None or record.recipe is None else record.title
         name = ref.name if version is ref.version else f"{ref.name}@{version.sha256[:8]}"
         facts = (version.kind, version.architecture, version.size)
         family.nodes[version.sha256] = Node(version.sha256, name, *facts, known=True, made=recipe)
-        called |= _stated(family, version.sha256, manifest)
+        stated = json.loads(said)
+        called |= stated.get("called", {})
+        for parent, how in stated.get("edges", ()):
+            family.add(parent, version.sha256, how)
         if record is not None:
             _stored(family, version.sha256, record, digests)
     for edge in family.edges.values():
@@ -176,16 +185,24 @@ def _family(home: Layout) -> _Family:
     return family
 
 
-def _stated(family: _Family, child: str, manifest: Mapping[str, Any]) -> dict[str, str]:
-    """Note the parents a file names; return what it calls them."""
+def _read(home: Layout, manifest_id: str, family: _Family) -> str:
+    """Read of one manifest what a tree needs, for the index too."""
+    stated = _stated(manifests.outline(home, manifest_id))
+    family.read[manifest_id] = json.dumps(stated, ensure_ascii=True)
+    return family.read[manifest_id]
+
+
+def _stated(manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the parents a file names, and what it calls them."""
     metadata = manifest.get("metadata")
     metadata = metadata if isinstance(metadata, dict) else {}
+    edges = []
     if _is_sha256(metadata.get(_DELTA_BASE)):
-        family.add(str(metadata[_DELTA_BASE]), child, "change to")
-    for parent in manifest.get("parents", ()):
-        if _is_sha256(parent):
-            family.add(parent, child, "made from")
-    return dict(_called(metadata))
+        edges.append([str(metadata[_DELTA_BASE]), "change to"])
+    parents = manifest.get("parents")
+    listed = parents if isinstance(parents, list) else []
+    edges += [[parent, "made from"] for parent in listed if _is_sha256(parent)]
+    return {"edges": edges, "called": dict(_called(metadata))}
 
 
 def _called(metadata: Mapping[str, Any]) -> Iterator[tuple[str, str]]:

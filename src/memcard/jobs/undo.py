@@ -16,10 +16,10 @@ class Trashed:
 
     Attributes:
         entry: its name.
-        verb: the command, ``rm`` or ``gc``.
+        verb: the command: ``rm``, ``gc``, ``repair`` or ``pack``.
         title: what it was about.
         at: when.
-        items: what it holds, relative to the library.
+        items: what it holds, relative to the library; paths of the user's own files.
         nbytes: what removing it for good would free.
     """
 
@@ -36,14 +36,16 @@ class Trashed:
 
 
 def undo(home: Layout, entry: str | None = None) -> Trashed:
-    """Put back what ``rm`` or ``gc`` put away last, or the entry whose name begins so.
+    """Put back what was put away last, or the entry whose name begins so.
+
+    Files of the user's go back to where they were.
 
     Returns:
         What was put back.
 
     Raises:
         NotFoundError: there is nothing to put back.
-        UsageError: a name is in use again; nothing was moved.
+        UsageError: a name is in use again, or another file lies at a path; nothing was moved.
     """
     check(home)
     return reserve.with_space(home, lambda: _put_back(home, entry))
@@ -60,9 +62,10 @@ def _put_back(home: Layout, entry: str | None) -> Trashed:
 def trashed(home: Layout) -> tuple[Trashed, ...]:
     """Return what is in the trash, the oldest first."""
     check(home)
-    return tuple(_told(entry) for entry in trash.every(home, []) if entry.present())
+    return tuple(_told(entry) for entry in trash.every(home, []) if not entry.is_empty)
 
 
 def _told(entry: trash.Entry) -> Trashed:
-    items = tuple(item for _, item in entry.present())
+    originals = tuple(str(original.path) for _, original in entry.present_originals())
+    items = (*(item for _, item in entry.present()), *originals)
     return Trashed(entry.name, entry.verb, entry.title, entry.at, items, entry.nbytes)

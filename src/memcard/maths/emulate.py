@@ -12,6 +12,10 @@ the result last in each of them, and the weights are rounded to float32 first.
     lerp             a + w (b - a), or b - (b - a)(1 - w) from w = 0.5 on, in float32, fused: torch.lerp
     float32_change   a + w (b - c), in float32: add difference
     stored_change    the same, every step rounded to the stored dtype
+    running_change   a moving average: m = W_0, then m = m + r (W_i - m), every step rounded to the stored dtype;
+                     r is w_i by the sum of the weights so far, with six digits (0.2 when 0.64, 0.16, 0.2 are given)
+    running_scale    the same as m.mul(1 - r).add(W_i, alpha=r), the second step fused
+    running_lerp     the same as m.lerp(W_i, r)
 
 Sources: PyTorch's ATen/native/cpu (BinaryOpsKernel, LerpKernel), https://github.com/pytorch/pytorch; mergekit 0.1.5,
 run as a reference.
@@ -20,7 +24,7 @@ run as a reference.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -67,6 +71,9 @@ class _Rounding:
         narrow = np.empty(values.size, self._dtype)
         encode(values.astype(np.float64), narrow)
         return _single(narrow)
+
+
+_Style: TypeAlias = Callable[[Sequence[Single], Sequence[float], _Rounding], Single]
 
 
 def _single(values: Array) -> Single:
@@ -143,7 +150,34 @@ def _stored_change(values: Sequence[Single], weights: Sequence[float], cut: _Rou
     return cut(a + cut(change * _number(weights[0])))
 
 
-STYLES: Mapping[str, Callable[[Sequence[Single], Sequence[float], _Rounding], Single]] = {
+def _running(step: Callable[[Single, Single, float, _Rounding], Single]) -> _Style:
+    """Return the style of a moving average whose steps are these."""
+
+    def style(values: Sequence[Single], weights: Sequence[float], cut: _Rounding) -> Single:
+        mean, total = values[0], weights[0]
+        for value, weight in zip(values[1:], weights[1:], strict=True):
+            total += weight
+            rate = float(f"{weight / total:.6g}") if total else 0.0
+            mean = step(mean, value, rate, cut)
+        return mean
+
+    return style
+
+
+def _change_step(mean: Single, value: Single, rate: float, cut: _Rounding) -> Single:
+    return cut(mean + cut(cut(value - mean) * _number(rate)))
+
+
+def _scale_step(mean: Single, value: Single, rate: float, cut: _Rounding) -> Single:
+    short = cut(np.full(1, rate, np.float32))[0]  # as in _stored_alpha
+    return cut(_fused(value, short, cut(mean * _number(1 - rate))))
+
+
+def _lerp_step(mean: Single, value: Single, rate: float, cut: _Rounding) -> Single:
+    return cut(_lerp((mean, value), (rate,), cut))
+
+
+STYLES: Mapping[str, _Style] = {
     "float32": _float32,
     "float32_mean": _float32_mean,
     "fused_mean": _fused_mean,
@@ -152,5 +186,9 @@ STYLES: Mapping[str, Callable[[Sequence[Single], Sequence[float], _Rounding], Si
     "lerp": _lerp,
     "float32_change": _float32_change,
     "stored_change": _stored_change,
+    "running_change": _running(_change_step),
+    "running_scale": _running(_scale_step),
+    "running_lerp": _running(_lerp_step),
 }
+RUNNING = ("running_change", "running_scale", "running_lerp")
 CHANGES = ("float32_change", "stored_change")

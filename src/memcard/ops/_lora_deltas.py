@@ -22,7 +22,7 @@ from memcard.maths.adapters import (
     turned_inputs,
 )
 from memcard.maths.floats import Array, decode, scratch, stored
-from memcard.maths.low_rank import SPARE, Delta, LowRank, dense, tucker
+from memcard.maths.low_rank import SPARE, Delta, LowRank, SingleLowRank, dense, tucker
 from memcard.ops._lora import Factors
 from memcard.ops._lora_fit import ADDITIVE, SCALARS, axis, glora_is_old
 from memcard.ops._lora_names import Run
@@ -43,6 +43,7 @@ class Change:
         run: which rows.
         shape: of the module's weight.
         terms: of the series by which PEFT's OFT turns; 0 for Cayley's transform.
+        single: a plain product is computed in float32.
     """
 
     factors: Factors
@@ -52,6 +53,7 @@ class Change:
     run: Run
     shape: tuple[int, ...]
     terms: int = NEUMANN_TERMS
+    single: bool = False
 
     @property
     def magnitude(self) -> str | None:
@@ -106,7 +108,10 @@ def delta(change: Change, values: Values, strength: float) -> Delta:
     """Return a change that streams, times a strength."""
     kind, scale = change.factors.kind, strength * ratio(change, values)
     if kind == "LoRA":
-        return _low_rank(values, ("up", "down", "mid"), scale)
+        found = _low_rank(values, ("up", "down", "mid"), scale)
+        if change.single and "mid" not in values:
+            return SingleLowRank(found.up, found.down, found.scale)
+        return found
     if kind == "LoHa":
         one, two = (
             _low_rank(values, (f"hada_w{n}_a", f"hada_w{n}_b", f"hada_t{n}"), 1.0) for n in (1, 2)

@@ -68,12 +68,18 @@ class LoraBake:
         "neumann_terms": Param(
             "floats", (), "terms by which PEFT's OFT turns, one number per LoRA; 0: exact; none: 5"
         ),
+        "arithmetic": Param(
+            "str",
+            "",
+            "float32: products as a script with PyTorch computes them; none: float64, rounded once",
+        ),
     }
     arity = (2, None)
 
     def plan(self, inputs: Sequence[Specs], params: Params) -> list[Step]:
         """Find the tensor each module of each LoRA changes."""
         base, *rest = inputs
+        single = _is_single(str(params["arithmetic"]))
         loras, rules = _loras(rest, params), block_rules(str(params["blocks"]))
         names = aliases(base)
         changes: dict[str, list[tuple[_Lora, Fit]]] = {}
@@ -93,7 +99,7 @@ class LoraBake:
             )
         faults = [f for name in changes for f in narrow_faults(name, [base[name]])]
         refuse("cannot compute", faults, "Cast the base first.")
-        return [_step(name, spec, changes.get(name, ()), rules) for name, spec in base.items()]
+        return [_step(n, spec, changes.get(n, ()), rules, single) for n, spec in base.items()]
 
     def apply(
         self, step: Step, parts: Sequence[memoryview], params: Params, out: memoryview, start: int
@@ -193,6 +199,7 @@ def _step(
     spec: Spec,
     found: Sequence[tuple[_Lora, Fit]],
     rules: Sequence[tuple[re.Pattern[str], float]],
+    single: bool,
 ) -> Step:
     small: list[tuple[int, str]] = []
     changes = []
@@ -204,7 +211,8 @@ def _step(
         small += [(lora.index, n) for n in tensors]
         specs = tuple(lora.specs[n] for n in tensors)
         alpha = lora.alphas.get(fit.factors.module, lora.alpha)
-        changes.append(Change(fit.factors, strength, alpha, specs, fit.run, fit.shape, lora.terms))
+        place = (specs, fit.run, fit.shape)
+        changes.append(Change(fit.factors, strength, alpha, *place, lora.terms, single))
     whole = not all(change.streams for change in changes)
     return Step(
         *(name, spec, ((0, name),)),
@@ -213,6 +221,12 @@ def _step(
         copy=not changes,
         detail=tuple(changes),
     )
+
+
+def _is_single(arithmetic: str) -> bool:
+    if arithmetic not in ("", "float32"):
+        raise UsageError(f"arithmetic is {arithmetic!r}; it can be float32, or left out.")
+    return bool(arithmetic)
 
 
 def _factor(module: str, rules: Sequence[tuple[re.Pattern[str], float]]) -> float:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Final, Literal, TypeAlias, overload
 
 from blake3 import blake3
@@ -23,7 +23,7 @@ TRAILER: Final = struct.Struct(
     "<QQIIII32s8s"
 )  # footer's place and size, objects, version, 0, 0, check, magic
 _HEAD: Final = struct.Struct("<4sHBBBBHQ32s32s")  # then the codec's name and the check of it all
-_CHECK: Final = 16
+CHECK: Final = 16  # bytes of BLAKE3
 _BLOCK: Final = struct.Struct("<I16s")  # mode in the two highest bits and size; check of the values
 _AT: Final = struct.Struct("<Q")
 _MODE_SHIFT: Final = 30
@@ -158,7 +158,7 @@ def head(one: PackedObject) -> bytes:
     name = one.codec.encode("ascii")
     raw = _HEAD.pack(
         OBJECT,
-        _HEAD.size + len(name) + _CHECK,
+        _HEAD.size + len(name) + CHECK,
         KINDS.index(one.kind) + 1,
         one.item,
         one.depth,
@@ -168,7 +168,7 @@ def head(one: PackedObject) -> bytes:
         bytes.fromhex(one.key),
         bytes.fromhex(one.base) if one.base else NO_KEY,
     )
-    return raw + name + blake3(raw + name).digest(_CHECK)
+    return raw + name + blake3(raw + name).digest(CHECK)
 
 
 def frame(stored: int, mode: Mode, check: bytes) -> bytes:
@@ -176,8 +176,8 @@ def frame(stored: int, mode: Mode, check: bytes) -> bytes:
     return _BLOCK.pack(MODES.index(mode) << _MODE_SHIFT | stored, check)
 
 
-HEAD_LEAST: Final = _HEAD.size + _CHECK
-HEAD_MOST: Final = _HEAD.size + 64 + _CHECK
+HEAD_LEAST: Final = _HEAD.size + CHECK
+HEAD_MOST: Final = _HEAD.size + 64 + CHECK
 FRAME: Final = _BLOCK.size
 
 
@@ -207,8 +207,8 @@ def parse_head(part: bytes | memoryview, at: int, table: bytes = b"") -> PackedO
         CorruptError: it breaks a rule.
     """
     size = head_size(part)
-    raw, check = bytes(part[: max(size - _CHECK, 0)]), bytes(part[size - _CHECK : size])
-    if not size or blake3(raw).digest(_CHECK) != check:
+    raw, check = bytes(part[: max(size - CHECK, 0)]), bytes(part[size - CHECK : size])
+    if not size or blake3(raw).digest(CHECK) != check:
         raise CorruptError(f"the head of the object at byte {at} is damaged.")
     _, _, kind, item, depth, based, zero, nbytes, key, base = _HEAD.unpack_from(raw)
     name = raw[_HEAD.size :]
@@ -281,11 +281,11 @@ def parse_footer(raw: memoryview, count: int, end: int) -> dict[str, PackedObjec
         (place,) = _AT.unpack_from(raw, at)
         at += _AT.size
         one = parse_head(raw[at : at + HEAD_MOST], place)
-        at += head_size(raw[at : at + HEAD_MOST])
+        at += one.blocks.start - place
         size = FRAME * block_count(one.size, one.item)
         if size > len(raw) - at:
             raise CorruptError("the footer ends inside an object.")
-        one = replace(one, blocks=Blocks(bytes(raw[at : at + size]), one.blocks.start))
+        one.blocks.table = bytes(raw[at : at + size])  # nobody else has it yet
         check_table(one, end)
         at += size
         if one.key in found:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import stat
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,6 +16,7 @@ from memcard.errors import CorruptError
 
 MOST: Final = 256 << 20  # bytes; a manifest of 100,000 tensors has 20 MB
 _CHECK: Final = 32  # hex digits
+_DIGEST: Final = re.compile("[0-9a-f]{64}")
 
 
 def to_bytes(value: object) -> bytes:
@@ -106,8 +108,9 @@ def read_object(path: Path) -> dict[str, Any]:
     return from_bytes(read_bytes(path), path)
 
 
-def _is_digest(text: str) -> bool:
-    return len(text) == 64 and not set(text) - set("0123456789abcdef")
+def is_digest(text: str) -> bool:
+    """Whether these are 64 lower-case hex digits."""
+    return _DIGEST.fullmatch(text) is not None
 
 
 class Fields:
@@ -132,15 +135,15 @@ class Fields:
 
     def digest(self, key: str) -> str:
         """Return 64 lower-case hex digits."""
-        value = self.text(key)
-        if not _is_digest(value):
-            raise self._wrong(key, "64 hex digits")
-        return value
+        value = self._found.get(key)
+        if isinstance(value, str) and is_digest(value):
+            return value
+        raise self._wrong(key, "64 hex digits")
 
     def digests(self, key: str) -> tuple[str, ...]:
         """Return a list of digests; they name files, so nothing else may pass."""
         found = self.texts(key)
-        if not all(map(_is_digest, found)):
+        if not all(map(is_digest, found)):
             raise self._wrong(key, "a list of 64 hex digits each")
         return found
 

@@ -25,7 +25,7 @@ VERSION: Final = 1
 _FICLONE: Final = 0x40049409  # Linux: _IOW(0x94, 9, int)
 _READ_ONLY: Final = 0o444
 # Another file system, one without hard links, or a rule of the system against them.
-_NO_LINK: Final = frozenset(
+NO_LINK: Final = frozenset(
     {errno.EXDEV, errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EACCES}
 )
 
@@ -167,7 +167,7 @@ def _linked(part: Path, source: Path, how: How) -> str | None:
         # of the file itself, where the path is a link
         os.link(source.resolve(), part)
     except OSError as error:
-        if error.errno in _NO_LINK:
+        if error.errno in NO_LINK:
             return None
         raise
     return "hardlink"

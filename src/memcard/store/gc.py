@@ -185,7 +185,7 @@ def _behind_packed(layout: Layout, roots: Iterable[str]) -> tuple[set[str], set[
 def unneeded(layout: Layout, kept: Needed) -> Iterator[Path]:
     """Yield the files of the library that are not needed, by shelf and name."""
     for shelf, suffixes, needed_here in (
-        ("manifests", (".json",), kept.manifests),
+        ("manifests", (".json", ".zst"), kept.manifests),
         ("files", ("", ".json"), kept.files),
         ("skeletons", (".zst",), kept.skeletons),
         ("packed", (".json",), kept.manifests),

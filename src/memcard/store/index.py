@@ -9,7 +9,7 @@ on a network share locks up.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import closing, suppress
 from pathlib import Path
 from threading import RLock
@@ -20,6 +20,7 @@ from memcard.core.digest_cache import cache_folder
 from memcard.store import index_rows
 from memcard.store.index_file import IndexFile
 from memcard.store.index_rows import SCHEMA, Filter, IndexRow, Sort, row_of
+from memcard.store.index_words import query_words
 
 __all__ = ["Index", "IndexRow", "Sort", "row_of"]
 
@@ -107,6 +108,8 @@ class Index:
         self,
         query: str,
         *,
+        sort: Sort | None = None,
+        descending: bool = False,
         kind: str | None = None,
         family: str | None = None,
         tags: Sequence[str] = (),
@@ -115,15 +118,32 @@ class Index:
     ) -> Rows:
         """Return rows with words that begin with those of ``query``, all of them, in any field.
 
-        Those with more of them in name and title come first, then in tags, then by name. A query without a
-        word finds nothing. The other arguments are those of ``list``.
+        Unless they are sorted by something, those with more of them in name and title come first, then in
+        tags, then by name. A query without a word finds nothing. The other arguments are those of ``list``.
         """
         wanted, most = Filter(kind, family, tuple(tags)), _ALL if limit is None else limit
-        return self._ask(lambda c: index_rows.search(c, query, wanted, limit=most, offset=offset))
+        return self._ask(
+            lambda c: index_rows.select(
+                *(c, wanted, sort),
+                descending=descending,
+                limit=most,
+                offset=offset,
+                words=query_words(query),
+            )
+        )
 
-    def count(self) -> int:
-        """Return how many rows there are."""
-        return self._ask(lambda c: int(c.execute("SELECT count(*) FROM row").fetchone()[0]))
+    def count(
+        self,
+        query: str | None = None,
+        *,
+        kind: str | None = None,
+        family: str | None = None,
+        tags: Sequence[str] = (),
+    ) -> int:
+        """Return how many rows there are; with arguments, how many ``search`` or ``list`` would give."""
+        wanted = Filter(kind, family, tuple(tags))
+        words = None if query is None else query_words(query)
+        return self._ask(lambda c: index_rows.count(c, wanted, words))
 
     def upsert(self, rows: Iterable[IndexRow], *, was: str | None = None) -> None:
         """Add rows, or replace those of the same name, after the library has changed.
@@ -140,6 +160,28 @@ class Index:
         """Take rows out by name, after they have left the library; as ``upsert`` otherwise."""
         gone = tuple(names)
         self._change(lambda c: index_rows.delete(c, gone), was)
+
+    def notes(self) -> dict[str, str]:
+        """Return what ``note`` was given, by the ids of the manifests; {} after the index was built anew."""
+        return self._ask(index_rows.notes)
+
+    def note(self, said: Mapping[str, str]) -> None:
+        """Keep something that was read from manifests, so that they need not be read again.
+
+        They never change, so it is never wrong; where it cannot be written, it is read again next time.
+        """
+        with self._lock, suppress(OSError, sqlite3.Error):
+            if self.in_memory and self._connection is not None:
+                index_rows.note(self._connection, said)
+                return
+            self.close()
+            with self._file.locked(alone=True):
+                if not self._file.intact():
+                    return
+                with closing(self._connect("rw")) as connection:
+                    stamp = index_rows.get_meta(connection)["stamp"]
+                    self._transact(connection, lambda c: index_rows.note(c, said), stamp)
+                self._file.seal()
 
     def rebuild(self) -> int:
         """Build the index anew from the library and return the number of rows."""

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Final
 
 from memcard.store.index_rows import SCHEMA
+from memcard.store.writer import unlock
 
 _CHUNK: Final = 1 << 20
 _NAME: Final = re.compile(r"[0-9a-zA-Z-]{1,80}")
@@ -60,7 +61,7 @@ class IndexFile:
                 fcntl.flock(fd, fcntl.LOCK_EX if alone else fcntl.LOCK_SH)
             yield
         finally:
-            os.close(fd)
+            unlock(fd)
 
     def intact(self) -> bool:
         """Whether the file is, to the last bit, what its last writer left. The lock is held."""

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass
 from typing import Any, Final, Literal, TypeAlias
 
 from memcard.core.card import Card
 from memcard.errors import UsageError
-from memcard.store.index_words import fold, name_words, plain_words, query_words
+from memcard.store.index_words import fold, name_words, plain_words
 
-SCHEMA: Final = 2  # another number is another file name; raise it with every change below
+SCHEMA: Final = 3  # another number is another file name; raise it with every change below
 
 Sort: TypeAlias = Literal["name", "added", "size", "kind", "family"]
 _SORTS: Final = {
@@ -35,6 +35,7 @@ CREATE TABLE row (
     tag_keys TEXT NOT NULL, format TEXT NOT NULL, versions INTEGER NOT NULL, mark TEXT NOT NULL,
     PRIMARY KEY (folded, name)
 ) WITHOUT ROWID;
+CREATE TABLE note (manifest TEXT PRIMARY KEY, said TEXT NOT NULL) WITHOUT ROWID;
 """  # without rowid: rows lie in the order of their names, and a list of all takes half the time
 _FTS: Final = (
     "CREATE VIRTUAL TABLE words USING fts5(head, tags, body, "
@@ -189,66 +190,94 @@ def marks(connection: sqlite3.Connection) -> list[tuple[str, str, str]]:
 def select(
     connection: sqlite3.Connection,
     wanted: Filter,
-    sort: Sort,
+    sort: Sort | None,
     *,
     descending: bool,
     limit: int,
     offset: int,
+    words: Sequence[str] | None = None,
 ) -> list[IndexRow]:
     """Return rows in order; equal ones by name.
+
+    Args:
+        connection: to the index.
+        wanted: which rows.
+        sort: what by; None: those with more of the words in their name and title first, then in their tags.
+            That order is ours, not that of FTS5's bm25, so that it is the same without FTS5.
+        descending: the largest first.
+        limit: at most so many; -1 for all.
+        offset: rows to pass over.
+        words: of a query, folded; only rows that have words beginning with each of them. None: any row.
 
     Raises:
         UsageError: nothing is sorted by this.
     """
-    if sort not in _SORTS:
+    if sort is not None and sort not in _SORTS:
         raise UsageError(f"nothing is sorted by {sort!r}; there are: {', '.join(_SORTS)}.")
-    where, values = _where(wanted)
-    down = "DESC" if descending else "ASC"
+    if words is not None and not words:
+        return []
+    where, values = _where(connection, wanted, words)
+    order, ranks = _order(connection, sort, words or (), "DESC" if descending else "ASC")
     found = connection.execute(
         f"SELECT {_COLUMNS} FROM row WHERE {where} "  # noqa: S608  # constants of this module
-        f"ORDER BY {_SORTS[sort]} {down}, folded {down}, name {down} LIMIT ? OFFSET ?",
-        (*values, limit, offset),
+        f"ORDER BY {order} LIMIT ? OFFSET ?",
+        (*values, *ranks, limit, offset),
     )
     return [_row(*values) for values in found]
 
 
-def search(
-    connection: sqlite3.Connection, query: str, wanted: Filter, *, limit: int, offset: int
-) -> list[IndexRow]:
-    """Return rows that have all words of the query: those with more of them in the name first.
+def count(
+    connection: sqlite3.Connection, wanted: Filter, words: Sequence[str] | None = None
+) -> int:
+    """Return how many rows ``select`` would give without a limit."""
+    if words is not None and not words:
+        return 0
+    where, values = _where(connection, wanted, words)
+    found = connection.execute(f"SELECT count(*) FROM row WHERE {where}", values)  # noqa: S608
+    return int(found.fetchone()[0])
 
-    The order is ours, not that of FTS5's bm25, so that it is the same without FTS5.
+
+def _order(
+    connection: sqlite3.Connection, sort: Sort | None, words: Sequence[str], way: str
+) -> tuple[str, list[str]]:
+    """Return the terms to sort by, and their values.
+
+    How many words a column has is asked of the words' own table, once for each word: a look at the text of
+    every hit takes four times as long where there are many.
     """
-    looked_for = query_words(query)
-    if not looked_for:
-        return []
-    where, values = _where(wanted)
-    matching, match_values = _matching(connection, looked_for)
-    in_head = " + ".join(["(instr(words.head, ?) > 0)"] * len(looked_for))
-    in_tags = in_head.replace("words.head", "words.tags")
-    starts = [f" {word}" for word in looked_for]
-    found = connection.execute(
-        f"SELECT {_COLUMNS.replace('tags,', 'row.tags,')} FROM words "  # noqa: S608  # constants
-        f"JOIN row ON row.id = words.rowid WHERE {matching} AND {where} "
-        f"ORDER BY {in_head} DESC, {in_tags} DESC, folded, name LIMIT ? OFFSET ?",
-        (*match_values, *values, *starts, *starts, limit, offset),
-    )
-    return [_row(*values) for values in found]
+    by_name = f"folded {way}, name {way}"
+    if sort is not None or not words:
+        return f"{_SORTS[sort or 'name']} {way}, {by_name}", []
+    terms, values = list[str](), list[str]()
+    for column in ("head", "tags"):
+        having = [_having(connection, [word], column) for word in words]
+        terms.append(" + ".join(f"({condition})" for condition, _ in having) + " DESC")
+        values += [value for _, found in having for value in found]
+    return ", ".join([*terms, by_name]), values
 
 
-def _matching(
-    connection: sqlite3.Connection, looked_for: Sequence[str]
-) -> tuple[str, tuple[Any, ...]]:
-    """Return the condition for all words: FTS5's where the table is one, else a scan."""
+def _having(
+    connection: sqlite3.Connection, words: Sequence[str], column: str = ""
+) -> tuple[str, list[str]]:
+    """Return the condition for all words, in a column or in any: FTS5's where the table is one, else a scan."""
     sql = connection.execute("SELECT sql FROM sqlite_master WHERE name = 'words'").fetchone()
     if sql and "fts5" in sql[0]:
-        return "words MATCH ?", (" ".join(f'"{word}"*' for word in looked_for),)
-    every = " AND ".join(["instr(words.head || words.tags || words.body, ?) > 0"] * len(looked_for))
-    return every, tuple(f" {word}" for word in looked_for)
+        only = f"{{{column}}} : " if column else ""
+        asked = only + " ".join(f'"{word}"*' for word in words)
+        return "id IN (SELECT rowid FROM words WHERE words MATCH ?)", [asked]
+    text = f"words.{column}" if column else "words.head || words.tags || words.body"
+    every = " AND ".join([f"instr({text}, ?) > 0"] * len(words))
+    return f"id IN (SELECT rowid FROM words WHERE {every})", [f" {word}" for word in words]  # noqa: S608
 
 
-def _where(wanted: Filter) -> tuple[str, tuple[Any, ...]]:
-    parts, values = ["1"], []
+def _where(
+    connection: sqlite3.Connection, wanted: Filter, words: Sequence[str] | None
+) -> tuple[str, tuple[Any, ...]]:
+    parts, values = ["1"], list[Any]()
+    if words:
+        condition, found = _having(connection, words)
+        parts.append(condition)
+        values += found
     for column, value in (("kind", wanted.kind), ("family", wanted.family)):
         if value is not None:
             parts.append(f"{column} = ?")
@@ -264,6 +293,16 @@ def _row(*values: Any) -> IndexRow:
     found.tags = tuple(values[7].split(_BREAK)) if values[7] else ()
     found.trigger_words = tuple(values[8].split(_BREAK)) if values[8] else ()
     return found
+
+
+def notes(connection: sqlite3.Connection) -> dict[str, str]:
+    """Return what was noted of manifests, by their ids."""
+    return dict(connection.execute("SELECT manifest, said FROM note"))
+
+
+def note(connection: sqlite3.Connection, said: Mapping[str, str]) -> None:
+    """Note something of manifests, which never change; the transaction is the caller's."""
+    connection.executemany("INSERT OR REPLACE INTO note VALUES (?,?)", said.items())
 
 
 def get_meta(connection: sqlite3.Connection) -> dict[str, str]:

@@ -15,7 +15,7 @@ from memcard.errors import CorruptError, NotFoundError, UnsupportedError
 from memcard.store.canonical import Fields, read_object, sealed
 
 VARIABLE: Final = "MEMCARD_HOME"
-VERSION: Final = 1
+VERSION: Final = 2  # 1: manifests as plain JSON only
 FORMAT: Final = "memcard-library"
 _ID: Final = re.compile(r"[0-9a-f]{32}")
 
@@ -88,8 +88,12 @@ class Layout:
         return self.root / name
 
     def manifest(self, name: str) -> Path:
-        """Return the file of a manifest."""
+        """Return the file of a manifest as canonical JSON; see ``manifest.path_of``."""
         return self.root / "manifests" / name[:2] / f"{name}.json"
+
+    def short_manifest(self, name: str) -> Path:
+        """Return the file of a manifest in the short form."""
+        return self.root / "manifests" / name[:2] / f"{name}.zst"
 
     def adopted(self, sha256: str) -> Path:
         """Return the record of where files with these bytes lie."""
@@ -174,7 +178,23 @@ def create(layout: Layout) -> str:
         raise CorruptError(_lost(layout))
     with disk_errors(layout.root):
         _make(layout.root)
-        card = {"format": FORMAT, "id": secrets.token_hex(16), "version": VERSION}
-        with replacing(layout.card) as file:
-            os.write(file.fileno(), sealed(card))
+    _write_card(layout, secrets.token_hex(16))
     return check(layout)
+
+
+def raise_version(layout: Layout) -> None:
+    """Make a library of an older version one of this version; it keeps its id.
+
+    Raises:
+        DiskError: its card cannot be written; it is as it was.
+        NotFoundError, UnsupportedError, CorruptError: as ``check``.
+    """
+    name = check(layout)
+    if read_object(layout.card)["version"] < VERSION:
+        _write_card(layout, name)
+
+
+def _write_card(layout: Layout, name: str) -> None:
+    card = {"format": FORMAT, "id": name, "version": VERSION}
+    with disk_errors(layout.root), replacing(layout.card) as file:
+        os.write(file.fileno(), sealed(card))

@@ -73,6 +73,19 @@ class Objects:
                 self._know(self._packs[name])
             return self._packs[name]
 
+    @property
+    def packs(self) -> tuple[str, ...]:
+        """Names of the packs that are open."""
+        return tuple(self._packs)
+
+    def lacks_a_base(self, name: str) -> bool:
+        """Tell whether an open pack has a difference to something that is in no open pack.
+
+        What a residual is a difference to is computed, and is in none.
+        """
+        bases = (o.base for o in self._packs[name].objects.values() if o.kind != "residual")
+        return any(base is not None and base not in self._keys for base in bases)
+
     def has_pack(self, name: str) -> bool:
         """Tell whether a pack is open."""
         return name in self._packs

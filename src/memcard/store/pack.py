@@ -32,12 +32,15 @@ from memcard.errors import (
     UsageError,
 )
 from memcard.store import _pack_layout as layout
+from memcard.store import _pack_memory as memory
 from memcard.store._pack_layout import Block, PackedObject
+from memcard.store._pack_memory import keeping, unchecked
 from memcard.store._pack_writer import WORTH, BaseRef, PackWriter, cost, estimate, sampled
+from memcard.store._stream import read_back
 
 __all__ = [
     "WORTH", "BaseReader", "BaseRef", "Block", "Pack", "PackWriter", "PackedObject", "cost", "estimate",
-    "reader_of", "sampled",
+    "keeping", "reader_of", "sampled", "unchecked",
 ]  # fmt: skip
 
 BaseReader: TypeAlias = Callable[[str, int, memoryview], None]
@@ -48,8 +51,6 @@ _WINDOWS: Final = threading.Lock()  # there a handle has one position
 _FLAGS: Final = os.O_RDONLY | getattr(os, "O_BINARY", 0)
 _MOST_OPEN: Final = 200  # packs that nobody reads just now and that stay open
 _HANDLES: Final = threading.Lock()
-# Memory of each thread, and the block it decoded last. Of all packs together: a checkpoint of 7 GB lies in 28.
-_OWN: Final = threading.local()
 _IDLE: OrderedDict[Pack, None] = OrderedDict()  # the one that was read last is the last
 
 
@@ -183,6 +184,17 @@ class Pack:
                 faults += self._faults_of(one, base_reader)
         return tuple(faults)
 
+    def is_intact(self) -> bool:
+        """Read all of the file, from the disk itself where that is possible; tell whether it has its name.
+
+        Raises:
+            DiskError: the disk fails.
+        """
+        whole = blake3()
+        for part in read_back(self.path):
+            whole.update(part)
+        return whole.hexdigest() == self.name
+
     def check(self, key: str, base_reader: BaseReader | None = None) -> None:
         """Read, decode and check every block of an object.
 
@@ -192,7 +204,7 @@ class Pack:
         """
         one = self._object(key)
         for index in range(len(one.blocks)):
-            part = self._scratch("verified", one.extent(index)[1])
+            part = memory.scratch("verified", one.extent(index)[1])
             self._decode(one, index, part, base_reader)
 
     def copy(self, key: str, writer: PackWriter) -> PackedObject:
@@ -204,7 +216,7 @@ class Pack:
         whole = blake3()
         try:
             for index in range(len(one.blocks)):
-                part = self._scratch("verified", one.extent(index)[1])
+                part = memory.scratch("verified", one.extent(index)[1])
                 self._decode(one, index, part, base_reader)
                 whole.update(part)
         except MemcardError as error:
@@ -224,11 +236,12 @@ class Pack:
 
     def _whole(self, one: PackedObject, index: int, base_reader: BaseReader | None) -> memoryview:
         """Return a block, kept for the next read of this thread."""
-        name, part = getattr(_OWN, "block", (None, None))
-        if name != (self._mark, one.key, index) or part is None:
+        part = memory.last_block((self._mark, one.key, index))
+        if part is None:
             part = memoryview(bytearray(one.extent(index)[1]))
             self._decode(one, index, part, base_reader)
-            _OWN.block = ((self._mark, one.key, index), part)
+            if not memory.is_unchecked():
+                memory.keep_last((self._mark, one.key, index), part)
         return part
 
     def _decode(
@@ -240,44 +253,50 @@ class Pack:
         *,
         checked: bool = True,
     ) -> None:
+        begin = one.extent(index)[0]
+        kept = memory.kept_block(one.key, begin, len(out))
+        if kept is None:
+            self._unpack(one, index, out, base_reader)
+        else:
+            out[:] = kept
+        checked = checked and not memory.is_unchecked()
+        if checked and blake3(out).digest(layout.CHECK) != one.blocks[index].check:
+            raise self._damaged(one, index, "its values have another digest.")
+        if kept is None and one.base is None:
+            memory.keep(one.key, begin, out)
+
+    def _unpack(
+        self, one: PackedObject, index: int, out: memoryview, base_reader: BaseReader | None
+    ) -> None:
         block = one.blocks[index]
         codec = self._codec(one) if block.mode == "codec" else None
-        there = out if block.mode == "same" else None
-        if codec is not None and codec.needs_base:
-            there = self._scratch(f"base {getattr(_OWN, 'level', 0)}", len(out))
-        if there is not None:
-            with _deeper():
-                self._base(one, base_reader)(one.extent(index)[0], there)
+        different = codec is not None and codec.needs_base
+        if block.mode == "same" or different:
+            self._read_base(one, index, out, base_reader)
         try:
             if block.mode == "raw":
                 self._exactly(block.offset, out)
             elif codec is not None:
-                packed = self._scratch("packed", block.stored)
+                packed = memory.scratch("packed", block.stored)
                 self._exactly(block.offset, packed)
-                codec.decode(packed, out, one.item, there)
+                codec.decode(packed, out, one.item, out if different else None)
         except CorruptError as error:
             raise self._damaged(one, index, str(error)) from None
-        if checked and blake3(out).digest(len(block.check)) != block.check:
-            raise self._damaged(one, index, "its values have another digest.")
 
-    def _base(
-        self, one: PackedObject, base_reader: BaseReader | None
-    ) -> Callable[[int, memoryview], None]:
-        base = one.base
+    def _read_base(
+        self, one: PackedObject, index: int, out: memoryview, base_reader: BaseReader | None
+    ) -> None:
+        base, begin = one.base, one.extent(index)[0]
         if base_reader is None or base is None:
             raise MismatchError(
                 f"{self.path}: object {one.key} is stored as the difference to {base}, which is needed to "
                 "read it; open it through the library that has both."
             )
-        return lambda offset, there: base_reader(base, offset, there)
-
-    def _scratch(self, name: str, size: int) -> memoryview:
-        """Return memory this thread may use until it asks for the same name again."""
-        have: bytearray | None = getattr(_OWN, name, None)
-        if have is None or len(have) < size:
-            have = bytearray(size)
-            setattr(_OWN, name, have)
-        return memoryview(have)[:size]
+        kept = memory.kept_block(base, begin, len(out))
+        if kept is None:
+            base_reader(base, begin, out)
+        else:
+            out[:] = kept
 
     def _codec(self, one: PackedObject) -> Codec:
         try:
@@ -412,17 +431,6 @@ class Pack:
                 return at + hit
             at += max(len(part) - overlap, 1)
         return size
-
-
-@contextmanager
-def _deeper() -> Iterator[None]:
-    """Read a base; whatever else that needs to read must leave the memory for this base alone."""
-    level: int = getattr(_OWN, "level", 0)
-    _OWN.level = level + 1
-    try:
-        yield
-    finally:
-        _OWN.level = level
 
 
 def _read_at(fd: int, out: memoryview, at: int) -> int:

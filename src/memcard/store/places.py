@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Final, Self
 
 from memcard.core.atomic import disk_errors
+from memcard.core.digest import sha256_file
 from memcard.errors import CorruptError
 from memcard.store.canonical import Fields, read_object, sealed
 from memcard.store.layout import Layout
@@ -194,13 +195,24 @@ def known(layout: Layout, path: Path, *, whole: bool = False) -> str | None:
     return found if isinstance(found, str) else None
 
 
-def unchanged(layout: Layout, path: Path) -> Record | None:
-    """Return the record of a path whose file surely is as it was; costs a stat and two small reads."""
+def unchanged(layout: Layout, path: Path, *, read: bool = False) -> Record | None:
+    """Return the record of a path whose file surely is as it was; costs a stat and two small reads.
+
+    Args:
+        layout: of the library.
+        path: of the file.
+        read: read a file that was too young for its time to tell; else such a one is not sure.
+
+    Raises:
+        IntegrityError: it changed while it was read.
+    """
     sha256 = known(layout, path)
     record = None if sha256 is None else get(layout, sha256)
     found = () if record is None else record.places
-    same = any(p.path == path and p.is_settled and p.is_as_it_was() for p in found)
-    return record if same else None
+    here = next((place for place in found if place.path == path), None)
+    if here is None or not here.is_as_it_was():
+        return None
+    return record if here.is_settled or (read and sha256_file(path) == sha256) else None
 
 
 def every(layout: Layout) -> Iterator[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -14,6 +14,7 @@ from memcard.core.atomic import disk_errors, fsync_folder
 from memcard.errors import CorruptError, NotFoundError, UsageError
 from memcard.store.canonical import Fields, read_object, sealed
 from memcard.store.layout import Layout
+from memcard.store.originals import Original, bring, check_free, give_back, take
 from memcard.store.places import now
 from memcard.store.writer import Writer
 
@@ -36,6 +37,7 @@ class Entry:
         at: when.
         items: where each thing was, relative to the library.
         folder: where they are now: ``folder/0``, ``folder/1`` and so on.
+        originals: files of the user's, which lie there behind the items.
     """
 
     name: str
@@ -44,23 +46,37 @@ class Entry:
     at: str
     items: tuple[str, ...]
     folder: Path
+    originals: tuple[Original, ...] = ()
 
     def present(self) -> list[tuple[Path, str]]:
         """Return what really is in the trash, with where it was."""
         pairs = [(self.folder / str(i), item) for i, item in enumerate(self.items)]
-        return [(path, item) for path, item in pairs if path.is_file() and not path.is_symlink()]
+        return [(path, item) for path, item in pairs if _is_plain(path)]
+
+    def present_originals(self) -> list[tuple[Path, Original]]:
+        """Return the users' files that really are in the trash, with where they were."""
+        first = len(self.items)
+        pairs = [(self.folder / str(first + i), one) for i, one in enumerate(self.originals)]
+        return [(path, one) for path, one in pairs if _is_plain(path)]
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing of it is in the trash."""
+        return not self.present() and not self.present_originals()
 
     def is_back(self, layout: Layout) -> bool:
         """Whether all lies where it was: a command was stopped before its first move or after its last.
 
         So ``undo``, given again after it was stopped, does not take back an older command instead.
         """
-        return bool(self.items) and all((layout.root / item).exists() for item in self.items)
+        paths = [*(layout.root / item for item in self.items), *(o.path for o in self.originals)]
+        return bool(paths) and all(path.exists() for path in paths)
 
     @property
     def nbytes(self) -> int:
         """Bytes that removing it for good would free; hard links with another name free none."""
-        states = [path.stat() for path, _ in self.present()]
+        found = [path for path, _ in (*self.present(), *self.present_originals())]
+        states = [path.stat() for path in found]
         return sum(state.st_size for state in states if state.st_nlink == 1)
 
     @property
@@ -71,6 +87,14 @@ class Entry:
         except ValueError:
             return 0.0
         return (datetime.now(UTC) - then).total_seconds()
+
+
+def originals_of(layout: Layout, sha256s: Collection[str]) -> Iterator[tuple[Entry, Original]]:
+    """Yield the users' files in the trash that have these bytes, each with its entry."""
+    for entry in every(layout, []):
+        for _, original in entry.present_originals():
+            if original.sha256 in sha256s:
+                yield entry, original
 
 
 def put_away(writer: Writer, verb: str, title: str, paths: Sequence[Path]) -> Entry:
@@ -86,6 +110,42 @@ def put_away(writer: Writer, verb: str, title: str, paths: Sequence[Path]) -> En
     writer.write(entry.folder / "journal.json", sealed(facts))
     for i, path in enumerate(paths):
         writer.move(path, entry.folder / str(i))
+    return entry
+
+
+def put_away_originals(
+    writer: Writer,
+    verb: str,
+    title: str,
+    originals: Sequence[Original],
+    paths: Sequence[Path] = (),
+) -> Entry:
+    """Move files of the user's to the trash; takes the lock itself, after what may take long.
+
+    Args:
+        writer: of the library.
+        verb: the command.
+        title: what it is about, for people.
+        originals: the files.
+        paths: of the library, which go with them: names.
+
+    Raises:
+        IntegrityError: one was changed at this very moment; it and those behind it stay where they are.
+        DiskError: the library is on another disk, which is full; all stay.
+    """
+    parts = [bring(writer, original) for original in originals]
+    with writer.commit():
+        layout, at = writer.layout, now()
+        name = _new_name(layout, at)
+        items = tuple(path.relative_to(layout.root).as_posix() for path in paths)
+        entry = Entry(name, verb, title, at, items, layout.trash / name, tuple(originals))
+        facts = {"trash": VERSION, "verb": verb, "title": title, "at": at, "items": list(items)}
+        listed = [original.to_dict() for original in originals]
+        writer.write(entry.folder / "journal.json", sealed(facts | {"originals": listed}))
+        for i, path in enumerate(paths):
+            writer.move(path, entry.folder / str(i))
+        for i, (original, part) in enumerate(zip(originals, parts, strict=True), len(items)):
+            take(writer, original, part, entry.folder / str(i))
     return entry
 
 
@@ -128,7 +188,7 @@ def find(layout: Layout, name: str | None = None) -> Entry:
         NotFoundError: there is none.
     """
     every_one = [e for e in every(layout, []) if e.name.startswith(name or "")]
-    found = [e for e in every_one if e.present() or e.is_back(layout)]
+    found = [e for e in every_one if not e.is_empty or e.is_back(layout)]
     if not found or (name and len(found) > 1):
         which = f"no entry {name!r}" if name else "nothing"
         raise NotFoundError(f"{layout.trash}: there is {which} to undo. See `memcard undo --list`.")
@@ -139,7 +199,7 @@ def undo(writer: Writer, entry: Entry) -> tuple[str, ...]:
     """Put everything of an entry back; call it under the lock. Return where.
 
     Raises:
-        UsageError: a name is taken by something else by now; nothing was moved.
+        UsageError: a name or a path is taken by something else by now; nothing was moved.
     """
     root = writer.layout.root
     there = [item for _, item in entry.present() if _taken(root / item, item)]
@@ -148,7 +208,11 @@ def undo(writer: Writer, entry: Entry) -> tuple[str, ...]:
             f"{', '.join(PurePosixPath(item).stem for item in there)}: the name is in use again. Remove or "
             f"rename that one first, then: memcard undo {entry.name}."
         )
+    check_free(entry.present_originals(), entry.name)
     back = []
+    for path, original in entry.present_originals():
+        give_back(writer, path, original)
+        back.append(str(original.path))
     for path, item in entry.present():
         if item.startswith(_RECORDS) and (root / item).exists():
             continue  # it was written anew since, and knows better what is where
@@ -161,7 +225,7 @@ def undo(writer: Writer, entry: Entry) -> tuple[str, ...]:
 def remove(writer: Writer, entry: Entry) -> None:
     """Remove an entry for good; call it under the lock. The journal goes last."""
     with disk_errors(entry.folder):
-        for path, _ in entry.present():
+        for path, _ in (*entry.present(), *entry.present_originals()):
             path.unlink()
         if entry.folder.is_dir():
             fsync_folder(entry.folder)  # what has no journal is never looked at again
@@ -191,8 +255,18 @@ def _read(folder: Path) -> Entry:
     fields = Fields(read_object(path), str(path))
     items = fields.texts("items")
     _check_items(path, items)
-    at = fields.text("at")
-    return Entry(folder.name, fields.text("verb"), fields.text("title", ""), at, items, folder)
+    at, title = fields.text("at"), fields.text("title", "")
+    originals = tuple(Original.read(one, str(path)) for one in fields.list("originals"))
+    for original in originals:
+        if not original.path.is_absolute():
+            raise CorruptError(
+                f"{path}: lists {str(original.path)[:80]!r}, which is no absolute path."
+            )
+    return Entry(folder.name, fields.text("verb"), title, at, items, folder, originals)
+
+
+def _is_plain(path: Path) -> bool:
+    return path.is_file() and not path.is_symlink()
 
 
 def _check_items(path: Path, items: Iterable[str]) -> None:

@@ -123,7 +123,7 @@ class Writer:
             self._wait_for(fd)
             yield
         finally:
-            os.close(fd)
+            unlock(fd)
 
     def _wait_for(self, fd: int) -> None:
         end = time.monotonic() + PATIENCE
@@ -170,6 +170,22 @@ def try_lock(fd: int) -> bool:
             return True
         raise
     return True
+
+
+def unlock(fd: int) -> None:
+    """Let a lock go and close its file.
+
+    Closing alone is not enough: a process that was forked meanwhile (a data worker of a training) has the
+    file open too, and would hold the lock for as long as it lives.
+    """
+    try:
+        if os.name != "nt":
+            import fcntl
+
+            with suppress(OSError):  # a file system that knows no locks
+                fcntl.flock(fd, fcntl.LOCK_UN)
+    finally:
+        os.close(fd)
 
 
 def sweep(layout: Layout) -> tuple[Path, ...]:

@@ -134,3 +134,36 @@ def test_control_characters_of_a_name_in_a_tree_are_spelled_out(
     assert code == 0
     assert "\x1b" not in out
     assert "[31mred" in out
+
+
+def test_inspect_calls_a_packed_checkpoint_by_its_name_and_says_where_it_was(
+    kept: PackedLibrary, capsys: pytest.CaptureFixture[str]
+) -> None:
+    kept.hide("tune")
+
+    code, out, _ = said(capsys, "inspect", "tune")
+
+    assert code == 0
+    assert out.startswith("tune: ok")
+    assert f"The original was {kept.file('tune')}, which is not there any more." in _one_line(out)
+    assert "`memcard export 'tune' FILE` writes it" in _one_line(out)
+    assert str(kept.library.layout.shelf("packed")) not in out
+    digest = kept.digests["tune"][:12]
+    assert json.loads(said(capsys, "inspect", digest, "--json")[1])["path"] == "tune"
+    assert said(capsys, "inspect", "base")[1].startswith(f"{kept.file('base')}: ok")
+
+
+def test_inspect_and_show_tell_of_originals_in_the_trash(
+    kept: PackedLibrary, capsys: pytest.CaptureFixture[str]
+) -> None:
+    kept.library.pack("tune", replace_originals=True)
+    (entry,) = kept.library.trashed()
+
+    shown, out = said(capsys, "show", "tune")[1], said(capsys, "inspect", "tune")[1]
+
+    assert f"{kept.file('tune')} (in the trash; memcard undo {entry.entry} puts it back)" in shown
+    assert f"{kept.file('tune')}; it is in the trash" in _one_line(out)
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())

@@ -192,7 +192,7 @@ def test_frequencies_that_do_not_add_up_are_refused():
     model = _ans_model.Model(np.zeros(1, np.uint8), np.full((1, 256), 15, np.uint16))
 
     with pytest.raises(CorruptError, match="add up"):
-        _ans_model.model_from(model.packed(), 1)
+        _ans.model_from(memoryview(_ans.packed(model)), 1)
 
 
 def test_the_compiled_loops_are_made_once_for_each_width():
@@ -201,3 +201,72 @@ def test_the_compiled_loops_are_made_once_for_each_width():
     assert loops(2) is loops(2)
     assert set(loops(0)) >= {"encode", "decode", "cluster"}
     assert callable(_ans_fast.restore)
+
+
+def model_of(groups: int) -> _ans_model.Model:
+    rng = np.random.default_rng(groups)
+    frequencies = np.zeros((groups, 256), np.uint16)
+    for row in frequencies:
+        used = rng.integers(1, 257)
+        row[:used] = rng.multinomial(4096 - used, np.full(used, 1 / used)) + 1
+    first = np.sort(rng.choice(256, groups, replace=False)).astype(np.uint8)
+    return _ans_model.Model(first, frequencies)
+
+
+@pytest.mark.parametrize("groups", [1, 2, 64])
+def test_tables_are_written_and_read_alike_by_both_loops(groups):
+    model, parts = model_of(groups), []
+    for loops in (_ans_fast, _ans_plain):
+        raw = np.zeros(_ans_model.TABLE_BYTES, np.uint8)
+        parts.append(raw[: loops.pack(model, raw)].copy())
+    assert parts[0].tobytes() == parts[1].tobytes()
+
+    for loops in (_ans_fast, _ans_plain):
+        out = np.full((groups, 256), 7, np.uint16)
+        assert loops.unpack(parts[0], groups, out) == 0
+        assert (out == model.frequencies).all()
+
+
+@pytest.mark.parametrize(("fault", "number"), [("order", 1), ("short", 1), ("size", 2), ("sum", 3)])
+def test_damaged_tables_are_refused_by_both_loops_alike(fault, number):
+    model, raw = model_of(3), np.zeros(_ans_model.TABLE_BYTES, np.uint8)
+    part = raw[: _ans_plain.pack(model, raw)].copy()
+    if fault == "order":
+        part[1] = part[0]
+    elif fault == "short":
+        part = part[:5]
+    elif fault == "size":
+        part = part[:-1]
+    else:
+        part[6] ^= 1
+
+    for loops in (_ans_fast, _ans_plain):
+        assert loops.unpack(part, 3, np.zeros((3, 256), np.uint16)) == number
+
+
+@pytest.mark.parametrize("count", [32, 32 * 100, (1 << 16) - 32, 1 << 16, (1 << 16) + 32])
+def test_counts_are_zero_again_after_each_block(count):
+    rng = np.random.default_rng(count)
+    symbols, contexts = (rng.integers(0, 256, count).astype(np.uint8) for _ in "ab")
+
+    first = _ans.fitted(symbols, contexts, count)
+    again = _ans.fitted(symbols, contexts, count)
+
+    assert not _ans._counts().any()
+    assert first.first.tolist() == again.first.tolist()
+    assert (first.frequencies == again.frequencies).all()
+    assert (first.frequencies.sum(axis=1) == 4096).all()
+
+
+def test_counts_of_a_block_that_failed_are_thrown_away(monkeypatch):
+    symbols = np.zeros(64, np.uint8)
+
+    def broken(*args):
+        raise MemoryError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(_ans_fast, "scales", broken)
+        with pytest.raises(MemoryError):
+            _ans.fitted(symbols, symbols, 64)
+
+    assert not _ans._counts().any()

@@ -35,3 +35,10 @@ def test_a_loop_works_on_the_values_of_an_array_in_place() -> None:
     call(address(values[1:]), 998)
 
     assert values.tolist() == [0, *range(2, 1998, 2), 999]
+
+
+def test_an_address_is_that_of_the_first_value() -> None:
+    values = np.arange(6, dtype=np.uint16)
+    fixed = np.frombuffer(b"1234", np.uint8)  # may not be written to
+    for array in (values, values[2:], values[::2], values[:0], fixed, fixed[1:]):
+        assert address(array) == array.ctypes.data

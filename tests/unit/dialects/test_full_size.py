@@ -10,6 +10,7 @@ import torch
 import transformers
 import yaml
 
+from fixtures.long import mostly_slow
 from memcard.core.tensors import DTYPES, Spec, Specs
 from memcard.dialects import DIALECTS, Facts, configs, translate
 
@@ -44,7 +45,7 @@ def model_of(config: dict[str, Any]) -> torch.nn.Module:
 
 
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", mostly_slow(FAMILIES, "sd1"))
 def test_every_weight_of_the_models_has_its_tensor(family: str) -> None:
     import json
 
@@ -65,7 +66,7 @@ def test_every_weight_of_the_models_has_its_tensor(family: str) -> None:
     }
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", mostly_slow(FAMILIES, "sd1"))
 def test_all_that_is_left_out_is_no_weight(family: str) -> None:
     specs = published(FAMILIES[family])
 

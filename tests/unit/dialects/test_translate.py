@@ -12,6 +12,7 @@ from torch import Tensor
 
 from fixtures import diffusers_models
 from fixtures.diffusers_models import FAMILIES, FLUX_WIDTH, load, save, state
+from fixtures.long import mostly_slow
 from memcard.core.views import Rearranged
 from memcard.dialects import DIALECTS, components, translate
 from memcard.errors import MismatchError
@@ -20,7 +21,7 @@ from memcard.formats import open_file
 State = dict[str, Tensor]
 
 
-@pytest.fixture(scope="module", params=FAMILIES)
+@pytest.fixture(scope="module", params=mostly_slow(FAMILIES, "sd1", "flux"))
 def pipeline(request: Any, tmp_path_factory: Any) -> tuple[str, dict[str, Any], State, Any]:
     """Family, models, the tensors under diffusers' names, the same in a file of LDM names."""
     models, tensors = diffusers_models.family(request.param)

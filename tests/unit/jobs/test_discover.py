@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 from memcard.errors import UsageError
 from memcard.jobs.bake import bake
 from memcard.jobs.discover import discover
+from memcard.jobs.library import Library
 from memcard.jobs.merge import merge
 from memcard.recipes.nodes import Apply
 
@@ -303,6 +304,117 @@ def test_a_lora_baked_by_peft(tmp_path: Path) -> None:
     assert found.title == "base with 1 style baked in"
     assert found.different is not None
     assert found.different < 0.2 * found.values  # PEFT adds in float32, in an order of its own
+
+
+def test_a_lora_baked_by_a_script_in_float32_is_exact(tmp_path: Path) -> None:
+    rng = torch.Generator().manual_seed(1)
+    names = ["attn1.to_q", "attn1.to_v"]
+    base = {f"{n}.weight": torch.randn(96, 64, generator=rng) * 0.05 for n in names}
+    base |= {"norm.bias": torch.randn(64, generator=rng)}
+    lora, baked = {}, dict(base)
+    for name in names:
+        up = torch.randn(96, 8, generator=rng) * 0.02
+        down = torch.randn(8, 64, generator=rng) * 0.02
+        stem = f"base_model.model.{name}"
+        lora |= {f"{stem}.lora_A.weight": down, f"{stem}.lora_B.weight": up}
+        baked[f"{name}.weight"] = base[f"{name}.weight"] + up @ down
+    paths = [
+        save(tmp_path / "base.safetensors", base),
+        save(tmp_path / "style.safetensors", lora),
+    ]
+    target = save(tmp_path / "baked.safetensors", baked)
+
+    found = discover(target, paths)
+
+    assert found is not None
+    assert found.exact
+    check_again(found, target, tmp_path)
+
+
+STEPS = {
+    "change": lambda mean, value: mean + (value - mean) * 0.2,
+    "scale": lambda mean, value: mean.mul(0.8).add(value, alpha=0.2),
+    "lerp": lambda mean, value: mean.lerp(value, 0.2),
+}
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_a_moving_average_of_snapshots(step: str, tmp_path: Path) -> None:
+    base = weights(0)
+    found = {"base": base} | {n: weights(i, base, torch.float32) for i, n in enumerate("AB", 1)}
+    family = {n: (save(tmp_path / f"{n}.safetensors", t), t) for n, t in found.items()}
+    average = dict(base)
+    for name in "AB":
+        average = {n: STEPS[step](average[n], found[name][n]) for n in SHAPES}
+    target = save(tmp_path / "average.safetensors", average)
+
+    guess = discover(target, [path for path, _ in family.values()])
+
+    assert guess is not None
+    assert sorted(guess.title.split(" + ")) == ["0.16 A", "0.2 B", "0.64 base"]
+    # The last few values of a run PyTorch adds one by one, not fused.
+    assert guess.different is not None
+    assert guess.different <= guess.values // 5_000
+
+
+def test_relatives_that_explain_each_other_make_no_longer_sum(family: Any, tmp_path: Path) -> None:
+    mixed = made(family, lambda o, a, b, c: (0.5 * o.float() + 0.5 * a.float()).to(a.dtype), tmp_path / "mixed.safetensors")  # fmt: skip
+    other = made(family, lambda o, a, b, c: (0.2 * o.float() + 0.8 * a.float()).to(a.dtype), tmp_path / "other.safetensors")  # fmt: skip
+    target = made(family, lambda o, a, b, c: 0.7 * o + 0.3 * a, tmp_path / "target.safetensors")
+
+    found = discover(target, [mixed, other, family["A"][0], family["B"][0], family["base"][0]])
+
+    assert found is not None
+    assert found.exact
+    assert sorted(found.title.split(" + ")) == ["0.3 A", "0.7 base"]
+
+
+def test_a_stored_checkpoint_that_equals_it_is_named_alone(family: Any, tmp_path: Path) -> None:
+    parts = {name: tensors for name, (_, tensors) in family.items()}
+    mixed = {n: (parts["base"][n] + parts["A"][n]) / 2 for n in SHAPES}
+    kept = "first_stage_model.decoder.conv_in.weight"
+    mixed[kept] = parts["base"][kept]  # the autoencoder is everybody's
+    target = save(tmp_path / "target.safetensors", mixed)
+    twin = save(tmp_path / "twin.safetensors", mixed)
+
+    found = discover(target, [family["base"][0], family["A"][0], twin])
+
+    assert found is not None
+    assert found.exact
+    assert found.title == "the tensors of twin"
+
+
+@pytest.mark.parametrize("value", [3.0, 6e4])
+@pytest.mark.parametrize("where", ["target", "A"])
+def test_wrong_values_do_not_hide_a_merge(
+    value: float, where: str, family: Any, tmp_path: Path
+) -> None:
+    target = made(family, NAIVE["float"][0], tmp_path / "target.safetensors")
+    path, tensors = family["A"] if where == "A" else (target, load_file(target))
+    for name in ("model.diffusion_model.middle_block.1.proj_in.weight", "first_stage_model.decoder.conv_in.weight"):  # fmt: skip
+        tensors[name].view(-1)[7] = value
+    save(path, tensors)
+
+    found = discover(target, [family["A"][0], family["B"][0], family["C"][0]])
+
+    assert found is not None
+    assert found.title == "0.7 A + 0.3 B"
+    assert found.different == 2
+
+
+def test_candidates_are_called_by_their_names_in_the_library(
+    family: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MEMCARD_HOME", str(tmp_path / "home"))
+    library = Library()
+    library.add([family["A"][0]], name="film v1.5")
+    (added,) = library.add([family["B"][0]])
+    target = made(family, NAIVE["float"][0], tmp_path / "target.safetensors")
+
+    found = discover(target, ["film v1.5", added.sha256[:10]])
+
+    assert found is not None
+    assert found.title == "0.7 film v1.5 + 0.3 B"
 
 
 def test_there_must_be_candidates(tmp_path: Path) -> None:

@@ -508,7 +508,7 @@ def test_what_is_not_there_is_not_found(library: Library, tmp_path: Path) -> Non
 def test_a_newer_library_is_neither_read_nor_written(library: Library, neon: Path) -> None:
     library.add([neon])
     card = library.path / "library.json"
-    card.write_bytes(sealed({**json.loads(card.read_text()), "version": 2}))
+    card.write_bytes(sealed({**json.loads(card.read_text()), "version": 3}))
     before = sorted(library.path.rglob("*"))
 
     for verb in (library.ls, lambda: library.add([neon]), library.gc):

@@ -18,6 +18,7 @@ from memcard.jobs._doctor_place import Finding
 from memcard.jobs.doctor import Diagnosis
 from memcard.jobs.library import Library
 from memcard.store import cards, places, refs
+from memcard.store import manifest as manifests
 from memcard.store import packed as records
 from memcard.store.writer import Writer
 
@@ -73,7 +74,7 @@ def test_a_lost_library_json_is_written_anew(library: Library, damage: str) -> N
 
 
 def test_a_newer_library_is_refused(library: Library) -> None:
-    library.layout.card.write_text('{"format":"memcard-library","id":"0f","version":2}')
+    library.layout.card.write_text('{"format":"memcard-library","id":"0f","version":3}')
     before = files(library)
 
     with pytest.raises(UnsupportedError, match="upgrade"):
@@ -91,7 +92,7 @@ def test_no_library_is_no_patient(tmp_path: Path) -> None:
 
 
 def test_a_lost_manifest_is_made_again_from_the_file(library: Library) -> None:
-    path = library.layout.manifest(library.show("neon").version.manifest)
+    path = manifests.path_of(library.layout, library.show("neon").version.manifest)
     raw = path.read_bytes()
     path.unlink()
 
@@ -108,7 +109,7 @@ def test_a_lost_manifest_is_made_again_from_the_file(library: Library) -> None:
 
 
 def test_a_lost_manifest_without_its_file_is_an_error(library: Library, tmp_path: Path) -> None:
-    library.layout.manifest(library.show("neon").version.manifest).write_text("{")
+    manifests.path_of(library.layout, library.show("neon").version.manifest).write_text("{")
     (tmp_path / "neon.safetensors").unlink()
 
     (fault,) = faults(library.doctor(fix=True))
@@ -270,7 +271,7 @@ def test_the_command_says_it_and_ends_with_1(
 ) -> None:
     assert main(["doctor"]) == 0
     assert "nothing is wrong" in capsys.readouterr().out
-    library.layout.manifest(library.show("neon").version.manifest).unlink()
+    manifests.path_of(library.layout, library.show("neon").version.manifest).unlink()
 
     assert main(["doctor"]) == 1
     out = capsys.readouterr().out

@@ -67,6 +67,30 @@ def test_a_folder_is_one_checkpoint_with_all_its_files(
     assert contents(tmp_path / "out") == expected
 
 
+def test_a_checkpoint_that_lies_loose_in_a_folder_is_added_too(
+    library: Library, folder: Path
+) -> None:
+    (folder / "model_index.json").write_text("{}")
+    loose = small.save(folder / "pruned.safetensors", small.weights(9))
+    (folder / "training_args.bin").write_bytes(b"no checkpoint")
+    age(folder)
+
+    added = library.add([folder])
+
+    assert [(one.name, one.status) for one in added] == [("pipeline", "new"), ("pruned", "new")]
+    assert library.locate("pruned") == loose
+    assert {e.path.name: e.state for e in library.scan([folder.parent])} == {
+        "pipeline": "known", "pruned.safetensors": "known", "training_args.bin": "unreadable",
+    }  # fmt: skip
+
+
+def test_a_name_is_meant_for_the_folder_alone(library: Library, folder: Path) -> None:
+    (folder / "model_index.json").write_text("{}")
+    small.save(folder / "pruned.safetensors", small.weights(9))
+
+    assert [one.name for one in library.add([folder], name="mine")] == ["mine"]
+
+
 def test_an_unchanged_folder_is_not_read_again_and_a_changed_one_is(
     library: Library, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

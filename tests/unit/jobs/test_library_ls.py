@@ -11,7 +11,9 @@ from pathlib import Path
 import pytest
 
 from fixtures import small
+from fixtures.training import write_save
 from memcard.cli import ls as command
+from memcard.cli.main import main
 from memcard.errors import NotFoundError, UsageError
 from memcard.jobs.library import Library
 from memcard.store import cards, library_index, refs
@@ -154,6 +156,16 @@ def test_a_damaged_name_is_told_and_the_others_are_listed(library: Library) -> N
     assert "other.json" in found.faults[0]
 
 
+def test_a_forged_name_is_refused_and_told(library: Library) -> None:
+    raw = refs.path_of(library.layout, "other").read_bytes()
+    (library.layout.refs / "innocent.json").write_bytes(raw)
+
+    found = library.ls()
+
+    assert [entry.name for entry in found.entries] == ["dreamPainter", "Film Grain", "other"]
+    assert "innocent.json: holds the name 'other'" in found.faults[0]
+
+
 def test_a_damaged_card_hides_no_name(library: Library) -> None:
     sha256 = library.show("other").version.sha256
     cards.folder(library.layout).mkdir(exist_ok=True)
@@ -171,6 +183,83 @@ def test_where_each_is(library: Library, tmp_path: Path) -> None:
 
     assert states == {"dreamPainter": "at hand", "Film Grain": "missing", "other": "packed"}
     assert {entry.state for entry in library.ls(look=False).entries} == {None}
+
+
+def test_a_part_of_a_list_says_how_many_there_are(library: Library) -> None:
+    few = library.ls(limit=2)
+    assert ([e.name for e in few.entries], few.total) == (["dreamPainter", "Film Grain"], 3)
+    assert library.ls().total == 3
+    assert library.ls("safetensors", limit=1).total == library.ls("safetensors").total
+    assert names(library, "film", limit=1, sort="size") == ["Film Grain"]
+
+
+def test_the_command_cuts_a_list_on_a_terminal_only_and_says_so(
+    library: Library, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("MEMCARD_HOME", str(library.path))
+    monkeypatch.setattr(command, "_PAGE", 2)
+
+    def listed(*args: str) -> tuple[int, str]:
+        assert main(["ls", *args]) == 0
+        out, err = capsys.readouterr()
+        return len(out.splitlines()) - 1, err
+
+    assert listed() == (3, "")
+    assert listed("--limit", "1") == (1, "1 of 3; --all lists the others too.\n")
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    assert listed() == (2, "2 of 3; --all lists the others too.\n")
+    assert listed("--all") == (3, "")
+
+
+@pytest.fixture
+def trained(library: Library, tmp_path: Path) -> Library:
+    """The library with the saves of two runs."""
+    for run, steps in (("b-run", (100, 20, 3)), ("z-run", (7,))):
+        (tmp_path / run).mkdir()
+        for step in steps:
+            path = write_save(tmp_path / run, step, name=run)
+            library.add([path], name=f"{run}/step-{step}")
+    return library
+
+
+def test_the_saves_of_a_training_are_one_entry(trained: Library) -> None:
+    found = trained.ls(grouped=True)
+    each = {entry.name: entry for entry in trained.ls().entries}
+    (group,) = [entry for entry in found.entries if entry.saves]
+
+    assert [e.name for e in found.entries] == [
+        *("b-run", "dreamPainter", "Film Grain", "other", "z-run/step-7")
+    ]
+    assert (found.total, len(each)) == (5, 7)
+    assert (group.saves, group.kind, group.state) == (3, "training", "at hand")
+    assert group.size == sum(each[f"b-run/step-{n}"].size for n in (3, 20, 100))
+    assert len(trained.ls(grouped=True, kind="training").entries) == 4
+    assert len(trained.ls("run", grouped=True).entries) == 4
+    assert len(trained.ls(grouped=True, limit=2).entries) == 2
+    assert trained.ls(grouped=True, limit=2).total == 5
+
+
+def test_a_group_is_at_hand_only_if_every_save_is(trained: Library, tmp_path: Path) -> None:
+    trained.locate("b-run/step-20").unlink()
+    assert trained.ls(grouped=True).entries[0].state is None
+    for step in (3, 100):
+        trained.locate(f"b-run/step-{step}").unlink()
+    assert trained.ls(grouped=True).entries[0].state == "missing"
+
+
+def test_the_command_groups_saves_on_a_terminal_only(
+    trained: Library, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("MEMCARD_HOME", str(trained.path))
+
+    def first(*args: str) -> str:
+        assert main(["ls", *args]) == 0
+        return capsys.readouterr().out.splitlines()[1]
+
+    assert first().startswith("b-run/step-100 ")
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    assert first().startswith("b-run (3 saves) ")
+    assert first("--all").startswith("b-run/step-100 ")
 
 
 def test_what_cannot_be_meant_is_refused(library: Library, tmp_path: Path) -> None:

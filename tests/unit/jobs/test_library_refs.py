@@ -66,7 +66,7 @@ def test_a_changed_file_is_not_taken_under_its_name(library: Library, tmp_path: 
 
 def test_a_damaged_or_newer_library_hides_no_path(library: Library, tmp_path: Path) -> None:
     (tmp_path / "home" / "library.json").write_text(
-        '{"format":"memcard-library","id":"x","version":2}'
+        '{"format":"memcard-library","id":"x","version":3}'
     )
 
     assert locate("one.safetensors").exists()

@@ -5,18 +5,22 @@ from __future__ import annotations
 import os
 import random
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from fixtures import small
-from fixtures.packed_library import PackedLibrary, flip
+from fixtures.packed_library import PackedLibrary, flip, merged
+from fixtures.packing import Folder, base, tuned
 from memcard.errors import MemcardError, NotFoundError
 from memcard.jobs._verified_when import When
 from memcard.jobs.library import Library
 from memcard.store import files, survey
 from memcard.store import packed as records
+from memcard.store.objects import pack_path
 from memcard.store.pack import Pack
+from memcard.store.writer import Writer
 
 PAST = 1_600_000_000_000_000_000
 
@@ -147,6 +151,84 @@ def test_a_pack_that_is_lost_as_a_whole_is_made_again(kept: PackedLibrary, how: 
     done = kept.library.repair()
 
     assert done.ok, done.faults
+    kept.hide()
+    assert kept.library.verify().ok
+    assert all(kept.exported(name) for name in kept.arrays)
+
+
+@pytest.mark.parametrize("how", ["missing", "cut off", "of zeros"])
+def test_a_lost_pack_of_differences_holds_differences_again(kept: PackedLibrary, how: str) -> None:
+    path = pack_of(kept, "tune")
+    size = path.stat().st_size
+    if how == "missing":
+        path.unlink()
+    else:
+        path.write_bytes(path.read_bytes()[: size // 2] if how == "cut off" else bytes(size))
+
+    done = kept.library.repair()
+
+    assert done.ok, done.faults
+    with Pack.open(pack_of(kept, "tune")) as pack:
+        assert any(one.base is not None for one in pack.objects.values())
+    assert pack_of(kept, "tune").stat().st_size < 1.02 * size
+    kept.hide()
+    assert kept.library.verify().ok
+    assert all(kept.exported(name) for name in kept.arrays)
+
+
+def test_when_the_pack_of_the_base_is_lost_too_there_are_differences_to_the_new_one(
+    kept: PackedLibrary,
+) -> None:
+    before = sum(path.stat().st_size for path in kept.packs)
+    for path in kept.packs:
+        path.unlink()
+
+    done = kept.library.repair()
+
+    assert done.ok, done.faults
+    assert sum(path.stat().st_size for path in kept.packs) < 1.02 * before
+    kept.hide()
+    assert kept.library.verify().ok
+    assert all(kept.exported(name) for name in kept.arrays)
+
+
+def test_a_lost_pack_of_residuals_holds_residuals_again(tmp_path: Path) -> None:
+    folder = Folder(tmp_path)
+    first, second = tuned(base(), 1), tuned(base(), 2)
+    made = merged(first, second)
+    made["model.diffusion_model.middle_block.1.proj_in.weight"][3, 5:9] += 1
+    for name, arrays in {"first": first, "second": second, "made": made}.items():
+        folder.add(name, arrays)
+    folder.library.pack()
+    layout, manifest = folder.library.layout, folder.manifest("made")
+    before = records.get(layout, manifest)
+    assert before is not None
+    (path,) = [pack_path(layout, name) for name in before.packs]
+    raw = path.read_bytes()
+    path.unlink()
+
+    done = folder.library.repair()
+
+    assert done.ok, done.faults
+    assert records.get(layout, manifest) == before
+    assert path.read_bytes() == raw
+    with Pack.open(path) as pack:
+        assert {one.kind for one in pack.objects.values()} == {"residual"}
+    folder.hide()
+    assert folder.library.verify().ok
+    folder.check()
+
+
+def test_without_its_base_a_lost_pack_is_made_of_values(kept: PackedLibrary) -> None:
+    layout = kept.library.layout
+    record = records.get(layout, kept.library.show("tune").version.manifest)
+    assert record is not None
+    with Writer(layout) as writer:
+        records.put(writer, replace(record, title="difference to 0123456789ab"))
+    pack_of(kept, "tune").unlink()
+
+    assert kept.library.repair().ok
+
     kept.hide()
     assert kept.library.verify().ok
     assert all(kept.exported(name) for name in kept.arrays)

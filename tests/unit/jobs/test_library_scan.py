@@ -9,6 +9,7 @@ import pytest
 
 from fixtures import small
 from memcard.errors import NotFoundError
+from memcard.formats import create
 from memcard.jobs.library import Library
 
 PAST = 1_600_000_000_000_000_000
@@ -134,3 +135,35 @@ def test_links_out_of_the_folder_and_circles_are_not_followed(
 def test_a_folder_that_is_not_there_is_not_found(library: Library, tmp_path: Path) -> None:
     with pytest.raises(NotFoundError, match="no such folder"):
         library.scan([tmp_path / "no"])
+
+
+def test_what_was_young_when_it_was_added_is_compared_not_called_changed(
+    library: Library, models: Path
+) -> None:
+    young = models / "a.safetensors"
+    os.utime(young)
+    library.add([young])
+
+    assert states(library, models)["a.safetensors"] == "known"
+
+    stat, raw = young.stat(), bytearray(young.read_bytes())
+    raw[-1] ^= 1
+    young.write_bytes(raw)  # within one tick of a coarse clock
+    os.utime(young, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    assert states(library, models)["a.safetensors"] == "changed"
+
+
+def test_parts_of_a_folder_that_were_young_are_compared_too(
+    library: Library, tmp_path: Path
+) -> None:
+    out = tmp_path / "models" / "big.safetensors.index.json"
+    out.parent.mkdir()
+    with create(str(out), max_shard=5000) as sink:
+        arrays = small.weights(1, size=3000)
+        sink.begin({name: small.spec_of(a) for name, a in arrays.items()}, {})
+        for name, array in arrays.items():
+            sink.write(name, memoryview(array.tobytes()))
+    index = sink.result
+    library.add([index])
+
+    assert states(library, index.parent)[index.name] == "known"

@@ -15,6 +15,7 @@ from memcard.errors import NotFoundError
 from memcard.jobs._tree_picture import svg
 from memcard.jobs.library import Library
 from memcard.jobs.tree import Edge, Node, Tree
+from memcard.store import manifest as manifests
 
 SVG = "{http://www.w3.org/2000/svg}"
 
@@ -134,9 +135,30 @@ def test_json_and_what_is_not_there(
 
 
 def test_a_damaged_manifest_is_a_note(library: Library) -> None:
-    library.layout.manifest(library.show("aunt").version.manifest).write_text("{")
+    manifests.path_of(library.layout, library.show("aunt").version.manifest).write_text("{")
 
     found = library.tree("child")
 
     assert any("aunt" in note for note in found.notes)
     assert ("mother", "child", "made from") in names(found)
+
+
+def test_a_manifest_is_read_once(
+    library: Library, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MEMCARD_CACHE", str(tmp_path / "cache"))
+    before = library.tree("child")
+    read: list[str] = []
+    outline = manifests.outline
+    monkeypatch.setattr(manifests, "outline", lambda home, name: read.append(name) or outline(home, name))  # fmt: skip
+
+    assert library.tree("child") == before
+    assert read == []
+    child = library.show("child").version.sha256
+    library.add([child_of(tmp_path / "grandchild.safetensors", 5, child)])
+    assert ("child", "grandchild", "made from") in names(library.tree("child"))
+    assert len(read) == 1
+    after = library.tree("child")
+    for path in (tmp_path / "cache").iterdir():
+        path.unlink()
+    assert library.tree("child") == after

@@ -14,6 +14,7 @@ from fixtures import small
 from memcard.errors import IntegrityError, NotFoundError, UsageError
 from memcard.jobs import verify
 from memcard.jobs.library import Library
+from memcard.store import manifest as manifests
 from memcard.store.layout import Layout
 from memcard.store.whereabouts import Copy
 
@@ -131,7 +132,7 @@ def test_a_damaged_manifest_and_a_damaged_skeleton_are_told(library: Library, ne
     assert str(bones) in library.verify().faults[0]
     flip(bones, 30)
 
-    flip(library.layout.manifest(added.manifest), 40)
+    flip(manifests.path_of(library.layout, added.manifest), 40)
 
     found = library.verify()
     assert added.manifest in found.faults[0]

@@ -9,6 +9,7 @@ import pytest
 import torch
 from ml_dtypes import bfloat16
 
+from fixtures.long import mostly_slow
 from fixtures.packing import SHAPES, Arrays, Folder, base, tuned
 from memcard.jobs._pack_recipes import takes_away
 from memcard.recipes.nodes import Apply, Params, Source
@@ -38,7 +39,9 @@ def stored(folder: Folder) -> dict[str, int]:
     return done
 
 
-@pytest.mark.parametrize("weights", [[0.4, 0.3, 0.2, 0.1], [1 / 12] * 12])
+@pytest.mark.parametrize(
+    "weights", mostly_slow([[0.4, 0.3, 0.2, 0.1], [1 / 12] * 12], [0.4, 0.3, 0.2, 0.1])
+)
 def test_a_merge_of_many_is_stored_as_its_recipe(weights: list[float], folder: Folder) -> None:
     parts = [tuned(base(), i + 1) for i in range(len(weights))]
     for i, part in enumerate(parts):

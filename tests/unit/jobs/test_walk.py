@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from memcard.jobs._walk import below
+from memcard.jobs._walk import below, with_loose
 
 
 def touch(folder: Path, *names: str) -> None:
@@ -83,3 +83,23 @@ def test_a_folder_that_may_not_be_read_is_yielded_itself(
     monkeypatch.setattr("os.scandir", refuses)
 
     assert names(tmp_path) == ["a.safetensors", "locked"]
+
+
+def test_what_lies_loose_in_a_pipeline_is_found_with_it(tmp_path: Path) -> None:
+    touch(tmp_path, "sd/model_index.json", "sd/unet/diffusion_pytorch_model.safetensors")
+    touch(tmp_path, "sd/sd-pruned.safetensors", "sd/README.md", "sd/.hidden.safetensors")
+
+    found = [p.relative_to(tmp_path).as_posix() for p in with_loose(below([tmp_path]))]
+
+    assert found == ["sd", "sd/sd-pruned.safetensors"]
+
+
+def test_variants_and_shards_of_a_component_are_its_own(tmp_path: Path) -> None:
+    stem = "vae/diffusion_pytorch_model"
+    touch(tmp_path, "vae/config.json", f"{stem}.safetensors", f"{stem}.fp16.safetensors")
+    touch(tmp_path, f"{stem}-00001-of-00002.safetensors", f"{stem}.safetensors.index.json")
+    touch(tmp_path, "vae/style.safetensors")
+
+    found = [p.relative_to(tmp_path).as_posix() for p in with_loose([tmp_path / "vae"])]
+
+    assert found == ["vae", "vae/style.safetensors"]

@@ -50,8 +50,20 @@ def naive(style: str, a: Any, b: Any, c: Any, dtype: Any) -> tuple[Any, list[flo
             return torch.lerp(a, b, W), [0.7, W], 2
         case "float32_change":
             return (f[0] + (f[1] - f[2]) * W).to(dtype), [W], 3
+        case _ if style.startswith("running"):
+            return moving(style, a, b, c), [0.64, 0.16, 0.2], 3
         case _:
             return a + (b - c) * W, [W], 3
+
+
+def moving(style: str, a: Any, b: Any, c: Any) -> Any:
+    """Return a moving average of three."""
+    if style == "running_change":
+        mean = a + (b - a) * 0.2
+        return mean + (c - mean) * 0.2
+    if style == "running_scale":
+        return a.clone().mul_(0.8).add_(b, alpha=0.2).mul_(0.8).add_(c, alpha=0.2)
+    return a.clone().lerp_(b, 0.2).lerp_(c, 0.2)
 
 
 @pytest.mark.parametrize("kind", DTYPES)
@@ -67,7 +79,9 @@ def test_a_style_gives_the_bits_of_the_program_it_is_named_for(style: str, kind:
     different = np.count_nonzero(expected.view("u1") != out.view("u1"))
     assert wild == 0
     # The last few values of a run PyTorch adds one by one, not fused.
-    most = COUNT // 5_000 if style in ("stored_alpha", "lerp") else 0
+    most = (
+        COUNT // 5_000 if style in ("stored_alpha", "lerp", "running_scale", "running_lerp") else 0
+    )
     assert different <= most, f"{different} bytes differ"
 
 
@@ -78,6 +92,17 @@ def test_lerp_from_the_other_side_once_the_weight_is_a_half() -> None:
     emulate(arrays([a, b], "F32"), [0.25, 0.75], "lerp", out)
 
     assert np.count_nonzero(out != torch.lerp(a, b, 0.75).numpy()) <= COUNT // 10_000
+
+
+def test_the_rate_of_a_moving_average_is_that_of_its_weights() -> None:
+    parts = arrays(tensors("F32"), "F32")
+    out, other = np.empty(COUNT, "f4"), np.empty(COUNT, "f4")
+
+    emulate(parts, [0.25, 0.25, 0.5], "running_change", out)
+    first = parts[0] + (parts[1] - parts[0]) * np.float32(0.5)
+    np.add(first, (parts[2] - first) * np.float32(0.5), out=other)
+
+    assert out.tobytes() == other.tobytes()
 
 
 def test_what_is_not_finite_is_counted() -> None:

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from memcard.maths.low_rank import LowRank, add_low_rank, adds_exactly, tucker
+from memcard.maths.floats import STORED
+from memcard.maths.low_rank import LowRank, SingleLowRank, add_low_rank, adds_exactly, tucker
 
 
 def factors(seed, rank=32, dtype="f2", spread=0.1):
@@ -33,6 +34,45 @@ def test_is_the_matrix_product(dtype):
     expected = weight.astype("f8") + 0.25 * (up @ down).reshape(-1)
     tolerance = 1e-3 if dtype == "f2" else 1e-7
     assert np.abs(out - expected).max() <= tolerance * np.abs(expected).max()
+
+
+@pytest.mark.parametrize("rank", [1, 4, 32, 128])
+def test_in_float32_it_is_the_product_of_pytorch(rank):
+    torch = pytest.importorskip("torch")
+    up, down = factors(3, rank, "f4")
+    weight = np.random.default_rng(4).standard_normal(96 * 200).astype("f4")
+    one, two, start = (torch.from_numpy(a.astype("f4")) for a in (up, down, weight))
+
+    plain = add(weight, SingleLowRank(up, down, 1.0))
+    scaled = add(weight, SingleLowRank(up, down, 0.3))
+
+    assert plain.tobytes() == (start + (one @ two).reshape(-1)).numpy().tobytes()
+    assert scaled.tobytes() == (start + 0.3 * (one @ two).reshape(-1)).numpy().tobytes()
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_in_float32_a_narrow_weight_is_rounded_twice_as_by_pytorch(dtype):
+    torch = pytest.importorskip("torch")
+    up, down = factors(7, 8, "f4")
+    one, two = (torch.from_numpy(a.astype("f4")) for a in (up, down))
+    narrow = getattr(torch, dtype)
+    start = torch.randn(96 * 200, generator=torch.Generator().manual_seed(8)).to(narrow)
+    weight = start.view(torch.int16).numpy().view("f2" if dtype == "float16" else STORED["BF16"])
+
+    made = add(weight, SingleLowRank(up, down, 0.7))
+
+    expected = (start.float() + 0.7 * (one @ two).reshape(-1)).to(narrow)
+    assert made.tobytes() == expected.view(torch.int16).numpy().tobytes()
+
+
+def test_in_float32_chunks_never_change_a_bit():
+    up, down = factors(5, 3, "f4")
+    weight = np.random.default_rng(6).standard_normal(96 * 200).astype("f4")
+    delta, cuts = SingleLowRank(up, down, 0.7), [0, 7, 200, 4321, 19_199, weight.size]
+
+    parts = [add(weight[a:b], delta, start=a) for a, b in pairwise(cuts)]
+
+    assert np.concatenate(parts).tobytes() == add(weight, delta).tobytes()
 
 
 @given(st.integers(0, 99), st.lists(st.integers(1, 96 * 200 - 1), max_size=4))

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fixtures.long import mostly_slow
 from memcard.maths._blas import _switches, one_thread
 from memcard.maths.svd import (
     _orthogonal,
@@ -31,7 +32,11 @@ def best_error(matrix, rank):
     return np.sqrt((values[rank:] ** 2).sum() / (values**2).sum())
 
 
-@pytest.mark.parametrize("shape", [(320, 320), (64, 576), (320, 1440), (768, 320)], ids=str)
+@pytest.mark.parametrize(
+    "shape",
+    mostly_slow([(320, 320), (64, 576), (320, 1440), (768, 320)], (320, 320), (64, 576)),
+    ids=str,
+)
 @pytest.mark.parametrize("noise", [0.1, 1.0])
 def test_the_error_is_at_most_one_percent_above_the_best(shape, noise):
     matrix = change(*shape, noise=noise)
@@ -146,7 +151,9 @@ def test_squared_length_is_the_sum_of_squares(size, seed):
 
 
 @pytest.mark.parametrize("power", [0.5, 1.0])
-@pytest.mark.parametrize("shape", [(320, 320), (320, 640), (640, 640)], ids=str)
+@pytest.mark.parametrize(
+    "shape", mostly_slow([(320, 320), (320, 640), (640, 640)], (320, 320)), ids=str
+)
 def test_slowly_falling_singular_values_are_caught_to_one_percent(shape, power):
     rng = np.random.default_rng(1)
     count = min(shape)

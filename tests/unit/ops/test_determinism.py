@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from fixtures import op_cases
+from fixtures.long import mostly_slow
 from memcard.ops import OPS
 
 TESTS = Path(op_cases.__file__).parents[1]
@@ -36,12 +37,15 @@ def plain(folder):
     return digests(folder, "compiled", 1, 4 << 20)
 
 
-@pytest.mark.parametrize("way", WAYS, ids=str)
+@pytest.mark.parametrize("way", mostly_slow(WAYS, WAYS[1]), ids=str)
 def test_threads_chunks_and_compiled_loops_change_no_bit(folder, plain, way):
     assert digests(folder, *way) == plain
 
 
-@pytest.mark.parametrize(("kind", "hashes"), [("compiled", "1"), ("numpy", "2")])
+@pytest.mark.parametrize(
+    ("kind", "hashes"),
+    [("compiled", "1"), pytest.param("numpy", "2", marks=pytest.mark.slow)],
+)
 def test_a_fresh_process_makes_the_same_bits(plain, kind, hashes):
     command = [sys.executable, "-m", "fixtures.op_cases", kind, "2", "70000"]
     env = {**os.environ, "PYTHONPATH": str(TESTS), "PYTHONHASHSEED": hashes}

@@ -344,3 +344,21 @@ def test_kohya_files_keep_alpha_per_layer(bake):
 
     assert strays == []
     assert json.dumps([f.rank for f in modules]) == "[4]"
+
+
+def test_in_float32_it_is_what_a_script_with_pytorch_writes(bake):
+    up, down = normal(96, 4), normal(4, 64)  # for tiny matrices PyTorch has other loops
+    model = base() | {f"{LINEAR}.weight": normal(96, 64)}
+    lora = kohya(LINEAR, up, down, alpha=2.0)
+
+    result = bake(model, lora, strengths=[0.8], arithmetic="float32")
+
+    product = torch.from_numpy(up) @ torch.from_numpy(down)
+    expected = torch.from_numpy(model[f"{LINEAR}.weight"]) + product * (0.8 * 2.0 / 4)
+    got = small.array_of(result, f"{LINEAR}.weight")
+    assert got.tobytes() == expected.numpy().tobytes()
+
+
+def test_another_arithmetic_is_refused(bake):
+    with pytest.raises(UsageError, match="it can be float32"):
+        bake(base(), kohya(LINEAR, normal(12, 4), normal(4, 10)), arithmetic="fp8")

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from fixtures import small
+from fixtures.long import mostly_slow
 from memcard.formats import open_file
 from memcard.formats.safetensors import PLUGIN as SAFETENSORS
 from memcard.maths import select
@@ -46,7 +47,7 @@ def paths(tmp_path_factory):
     return found
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", mostly_slow(METHODS, "ties", "model_stock"))
 def test_memory_grows_with_neither_the_tensors_nor_their_number(
     tmp_path, monkeypatch, paths, method
 ):

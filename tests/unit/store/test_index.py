@@ -20,6 +20,7 @@ from memcard.errors import UsageError
 from memcard.store import index_rows
 from memcard.store.index import Index, IndexRow, row_of
 from memcard.store.index_file import IndexFile
+from memcard.store.index_words import query_words
 
 
 @pytest.fixture
@@ -178,8 +179,12 @@ def test_fts5_and_the_scan_agree_on_any_text(
         for statement in (*index_rows._TABLES.split(";"), create):
             connection.execute(statement)
         index_rows.insert(connection, rows)
-        some = index_rows.search(connection, query, index_rows.Filter(), limit=-1, offset=0)
+        words, wanted = query_words(query), index_rows.Filter()
+        some = index_rows.select(
+            connection, wanted, None, descending=False, limit=-1, offset=0, words=words
+        )
         found.append([row.name for row in some])
+        assert index_rows.count(connection, wanted, words) == len(some)
         connection.close()
 
     assert found[0] == found[1]
@@ -249,3 +254,20 @@ def test_a_row_of_a_card_is_found_by_what_the_card_says(tmp_path: Path) -> None:
     with Index(ID, lambda: [row], folder=tmp_path) as index:
         for query in ("oil", "painter", "style", "thick", "01234567", "lora sdxl"):
             assert index.search(query) == [replace(row, text="")]
+
+
+def test_what_is_noted_of_manifests_stays_and_hides_no_change(
+    tmp_path: Path, library: Library
+) -> None:
+    state = ["one"]
+    with fresh(tmp_path, library, stamp=lambda: state[0]) as index:
+        index.list()
+        state[0] = "two"  # the library changes; the index does not know it yet
+        index.note({"a" * 64: "said"})
+        library.append(replace(ROWS[0], name="new"))
+        assert "new" in {row.name for row in index.list()}
+        assert index.built == 2
+        index.note({"b" * 64: "more"})
+    with fresh(tmp_path, library, stamp=lambda: state[0]) as again:
+        assert again.notes() == {"b" * 64: "more"}
+        assert again.built == 0

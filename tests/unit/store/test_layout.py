@@ -46,7 +46,7 @@ def test_a_library_is_made_once(home: Layout) -> None:
 @pytest.mark.parametrize(
     ("card", "error"),
     [
-        (b'{"format":"memcard-library","id":"x","version":2}', UnsupportedError),
+        (b'{"format":"memcard-library","id":"x","version":3}', UnsupportedError),
         (b'{"format":"other","id":"x","version":1}', CorruptError),
         (b'{"format":"memcard-library","id":"x","version":"1"}', CorruptError),
         (b'{"format":"memcard-library","version":1}', CorruptError),

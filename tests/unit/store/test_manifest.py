@@ -8,7 +8,9 @@ import pytest
 
 from memcard.core.tensors import DTYPES, Spec
 from memcard.errors import CorruptError, IntegrityError, NotFoundError, UnsupportedError
-from memcard.store import layout, manifest
+from memcard.store import _manifest_short, layout, manifest
+from memcard.store._manifest_short import shortened
+from memcard.store.canonical import sealed, to_bytes
 from memcard.store.layout import Layout
 from memcard.store.manifest import File, Manifest, Skeleton, Tensor, folder_digest
 from memcard.store.writer import Writer
@@ -54,24 +56,40 @@ def test_a_manifest_comes_back_with_the_order_of_its_tensors(home: Layout) -> No
 def test_the_same_facts_have_the_same_id_and_are_written_once(home: Layout) -> None:
     with Writer(home) as writer:
         first = manifest.put(writer, SMALL)
-        before = home.manifest(first).stat()
+        before = manifest.path_of(home, first).stat().st_mtime_ns
         second = manifest.put(writer, replace(SMALL, metadata={"modelspec.title": "Neon"}))
 
     assert first == second
-    assert home.manifest(first).stat() == before
+    assert manifest.path_of(home, first).stat().st_mtime_ns == before
 
 
 def test_one_wrong_byte_is_refused_and_adding_again_repairs_it(home: Layout) -> None:
     with Writer(home) as writer:
         name = manifest.put(writer, SMALL)
-        path = home.manifest(name)
-        path.write_bytes(path.read_bytes().replace(b"Neon", b"Noon"))
-        with pytest.raises(IntegrityError, match="other bytes than were stored"):
+        path = manifest.path_of(home, name)
+        raw = bytearray(path.read_bytes())
+        raw[len(raw) // 2] ^= 4
+        path.write_bytes(raw)
+        with pytest.raises(CorruptError, match="Add the checkpoint again"):
             manifest.get(home, name)
 
         manifest.put(writer, SMALL)
 
     assert manifest.get(home, name) == SMALL
+
+
+@pytest.mark.parametrize("short", [True, False])
+def test_a_manifest_under_another_id_is_refused(short: bool, home: Layout) -> None:
+    other = replace(SMALL, metadata={"modelspec.title": "Noon"})
+    with Writer(home) as writer:
+        name = manifest.put(writer, SMALL)
+        raw = shortened(other.head(), [manifest._row(*one) for one in other.tensors.items()])
+        target = home.short_manifest(name) if short else home.manifest(name)
+        home.short_manifest(name).unlink()
+        target.write_bytes((raw or b"") if short else other.to_bytes())
+
+        with pytest.raises(IntegrityError, match="other bytes than were stored"):
+            manifest.get(home, name)
 
 
 def test_a_missing_manifest_is_not_found(home: Layout) -> None:
@@ -146,3 +164,63 @@ def test_the_digest_of_several_files_tells_order_names_and_sizes() -> None:
     }
 
     assert len(found) == 4
+
+
+def test_the_first_form_is_read_and_not_written_again(home: Layout) -> None:
+    with Writer(home) as writer:
+        name = manifest.put(writer, SMALL)
+        writer.keep(home.manifest(name), SMALL.to_bytes())
+        home.short_manifest(name).unlink()
+
+        assert manifest.put(writer, SMALL) == name
+
+    assert manifest.path_of(home, name) == home.manifest(name)
+    assert manifest.get(home, name) == SMALL
+    assert list(manifest.every(home)) == [name]
+
+
+def test_a_library_of_the_first_version_is_raised_before_it_gets_the_short_form(
+    home: Layout,
+) -> None:
+    card = json.loads(home.card.read_bytes())
+    home.card.write_bytes(sealed(card | {"version": 1}))
+
+    with Writer(home) as writer:
+        name = manifest.put(writer, SMALL)
+
+    found = json.loads(home.card.read_bytes())
+    assert (found["version"], found["id"]) == (2, card["id"])
+    assert manifest.path_of(home, name) == home.short_manifest(name)
+
+
+def test_a_manifest_too_large_for_the_short_form_is_kept_as_it_is(
+    home: Layout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_manifest_short, "MOST", 100)
+
+    with Writer(home) as writer:
+        name = manifest.put(writer, SMALL)
+
+    assert manifest.path_of(home, name) == home.manifest(name)
+    assert manifest.get(home, name) == SMALL
+
+
+@pytest.mark.parametrize("short", [True, False])
+def test_the_outline_is_everything_but_the_tensors(short: bool, home: Layout) -> None:
+    with Writer(home) as writer:
+        name = manifest.put(writer, SMALL)
+        if not short:
+            writer.keep(home.manifest(name), SMALL.to_bytes())
+            home.short_manifest(name).unlink()
+
+    assert manifest.outline(home, name) == SMALL.head()
+
+
+def test_the_fast_canonical_json_is_that_of_the_slow_way() -> None:
+    found = json.loads(SMALL.to_bytes())
+    head = {key: value for key, value in found.items() if key != "tensors"} | {"zone": "\u00fc"}
+
+    assert to_bytes(found) == SMALL.to_bytes()
+    assert manifest._canonical(head, SMALL.tensors) == to_bytes(
+        {**head, "tensors": found["tensors"]}
+    )

@@ -43,7 +43,7 @@ def test_the_golden_pack_has_every_codec_mode_kind_and_width() -> None:
     with Pack.open(path) as pack:
         objects = tuple(pack.objects.values())
 
-    assert {o.codec for o in objects} == set(CODECS)
+    assert {o.codec for o in objects} == set(CODECS) - {"turned_ans"}  # which has a pack of its own
     assert {b.mode for o in objects for b in o.blocks} == {"raw", "codec", "same"}
     assert {o.kind for o in objects} == {"tensor", "skeleton", "residual"}
     assert {(o.codec, o.item) for o in objects} >= {

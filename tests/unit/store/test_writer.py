@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -113,6 +115,25 @@ def test_the_lock_of_a_killed_writer_is_free(home: Layout, other: subprocess.Pop
 
     with Writer(home) as one, one.commit():
         one.write(home.root / "x", b"x")
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no forks here")
+@pytest.mark.filterwarnings("ignore:.*fork")  # from Python 3.12 on, if there are threads
+def test_a_process_forked_within_a_commit_does_not_hold_the_lock(
+    home: Layout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A training forks data workers while another thread takes a save into the library."""
+    monkeypatch.setattr(writer, "PATIENCE", 0.2)
+    with Writer(home) as one, one.commit():
+        child = os.fork()
+        if child == 0:
+            signal.pause()
+    try:
+        with Writer(home) as other, other.commit():
+            pass
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
 
 
 def test_files_that_are_not_ours_are_never_swept(home: Layout) -> None:

@@ -1,0 +1,285 @@
+"""From a checkpoint to a base that can learn: what it is, and its networks with their weights."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final, NoReturn, cast
+
+import torch
+from torch import nn
+
+from memcard.architectures import ARCHITECTURES, identify
+from memcard.core.architecture import Identity
+from memcard.core.checkpoint import Checkpoint
+from memcard.dialects import DIALECTS, translate
+from memcard.errors import MismatchError, UnsupportedError
+from memcard.generation._engine import quiet
+from memcard.generation.pipeline import _device as device_named
+from memcard.generation.tokenizer import Tokenizer, tokenizer
+from memcard.jobs._configs import FOLDER
+from memcard.jobs._translate import translated
+from memcard.maths.torch_bridge import Bridge
+from memcard.training.finetune.model import Model, Prediction, TextEncoder
+
+FAMILIES: Final = ("starter", "sd1", "sd2", "sdxl")
+HALVES: Final = {"bf16": torch.bfloat16, "fp16": torch.float16}
+_NEEDED: Final[Mapping[str, tuple[str, ...]]] = {
+    "sdxl": ("unet", "vae", "text_encoder", "text_encoder_2"),
+}
+_USUAL: Final = ("unet", "vae", "text_encoder")
+_SCHEDULE: Final = (
+    "num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "rescale_betas_zero_snr",
+)  # fmt: skip
+_CONFIG: Final = "scheduler/scheduler_config.json"
+_LEVEL: Final = "text_model."
+
+
+@dataclass(frozen=True, slots=True)
+class Base:
+    """A checkpoint that is to learn.
+
+    Attributes:
+        family: public name of its architecture.
+        identity: all that is known of it.
+        prediction: what its UNet says.
+        view: its tensors under diffusers' names; the file stays open below it.
+        source: the file itself.
+        configs: of each component and of the scheduler.
+    """
+
+    family: str
+    identity: Identity
+    prediction: Prediction
+    view: Checkpoint
+    source: Checkpoint
+    configs: Mapping[str, Mapping[str, Any]]
+
+    @property
+    def factor(self) -> int:
+        """Pixels per latent along one side."""
+        return int(2 ** (len(self.configs["vae"]["block_out_channels"]) - 1))
+
+    @property
+    def step(self) -> int:
+        """Every side of a picture is a multiple of it: each resolution of the UNet halves evenly."""
+        return int(self.factor * 2 ** (len(self.configs["unet"]["block_out_channels"]) - 1))
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Width and height of the pictures it was made for."""
+        usual = ARCHITECTURES[self.family].defaults
+        if self.family == "sd2" and self.prediction == "epsilon":
+            return 512, 512  # SD 2 base; the v model is the one of 768
+        return usual.width, usual.height
+
+    def parameters(self, component: str) -> int:
+        """Return the number of values in a component."""
+        start = f"{component}."
+        return sum(s.elements for name, s in self.view.specs.items() if name.startswith(start))
+
+
+def read_base(checkpoint: Checkpoint, label: str, *, prediction: str | None = None) -> Base:
+    """Look at a checkpoint; no weight is read.
+
+    Args:
+        checkpoint: keep it open as long as the base is used.
+        label: what to call it in errors.
+        prediction: ``epsilon`` or ``v_prediction``; None: as the file or its family says.
+
+    Raises:
+        UnsupportedError: no family that can be trained here fits.
+        MismatchError: parts are missing, or it is not known what the UNet predicts.
+    """
+    found = identify(checkpoint.specs, checkpoint.metadata)
+    try:
+        renamed = translated(checkpoint, "diffusers", folder=True)
+    except MismatchError as error:
+        _refuse(label, found, str(error))
+    configs = {
+        path.partition("/")[0]: json.loads(text)
+        for path, text in {**_kept(checkpoint), **renamed.configs}.items()
+        if path.endswith(".json")
+    }
+    family = found.architecture or _family(checkpoint)
+    if family not in FAMILIES or found.variant not in (None, "v-prediction", "zero terminal SNR"):
+        _refuse(label, found, "")
+    there = {name.partition(".")[0] for name in renamed.checkpoint.specs}
+    missing = [part for part in _NEEDED.get(family, _USUAL) if part not in there]
+    if not missing and "vae.encoder.conv_in.weight" not in renamed.checkpoint.specs:
+        missing = ["the encoder of the vae"]
+    if missing:
+        raise MismatchError(
+            f"{label}: lacks {', '.join(missing)}, so it cannot learn from pictures. Choose a whole checkpoint."
+        )
+    kind = prediction or found.prediction or configs["scheduler"].get("prediction_type")
+    if kind not in ("epsilon", "v_prediction"):
+        raise MismatchError(
+            f"{label}: its UNet predicts {kind}; epsilon and v_prediction can be trained here. If that is "
+            "wrong, say so with --prediction."
+        )
+    return Base(
+        *(family, found, cast("Prediction", kind), renamed.checkpoint, checkpoint), configs=configs
+    )
+
+
+def build(
+    base: Base, *, device: str = "auto", precision: str = "fp32", keep_wide: bool = False
+) -> Model:
+    """Build the networks and give them their weights.
+
+    Args:
+        base: from ``read_base``.
+        device: ``auto``, ``cpu``, ``cuda``, ``mps`` or what torch calls it.
+        precision: ``bf16`` and ``fp16`` hold frozen weights so; what learns becomes float32 later.
+        keep_wide: hold the UNet as float32 in any case, for a full fine-tune.
+
+    Raises:
+        MismatchError: weights are missing or have another shape than the family's.
+        UsageError: no such device.
+    """
+    where = device_named(device)
+    half = HALVES.get(precision, torch.float32)
+    unet = _filled(base, "unet", torch.float32 if keep_wide else half, where)
+    vae = _filled(base, "vae", torch.float32, where)  # SDXL's overflows in float16
+    names = sorted({n.partition(".")[0] for n in base.view.specs} - {"unet", "vae"})
+    texts = tuple(
+        TextEncoder(
+            name,
+            _filled(base, name, half, where),
+            _tokens(base, name),
+            _digest(base.view, f"{name}."),
+        )
+        for name in names
+    )
+    _plain_attention(unet, where)
+    schedule = {k: v for k, v in base.configs["scheduler"].items() if k in _SCHEDULE}
+    return Model(
+        *(base.family, unet, vae, texts, schedule, base.prediction),
+        sizes=base.configs["unet"].get("addition_embed_type") == "text_time",
+        size=base.size,
+        factor=base.factor,
+        step=base.step,
+        vae_digest=_digest(base.view, "vae."),
+        device=where,
+        dtype=half,
+    )
+
+
+def _refuse(label: str, found: Identity, why: str) -> NoReturn:
+    title = ARCHITECTURES[found.architecture].title if found.architecture else found.kind
+    what = f"{title}, {found.variant}" if found.variant else title
+    raise UnsupportedError(
+        f"{label}: is {what}. memcard can fine-tune whole checkpoints of Stable Diffusion 1, 2 and XL and "
+        f"its starter.{' ' + why if why else ''}"
+    )
+
+
+def _family(checkpoint: Checkpoint) -> str:
+    """Return the family whose dictionary fits, where the widths are unusual."""
+    return translate(checkpoint.specs, "diffusers").family
+
+
+def _kept(checkpoint: Checkpoint) -> dict[str, str]:
+    """Return the configs a diffusers folder brought along."""
+    return {
+        k.removeprefix(FOLDER): v for k, v in checkpoint.metadata.items() if k.startswith(FOLDER)
+    }
+
+
+def _filled(base: Base, component: str, dtype: torch.dtype, device: torch.device) -> Any:
+    """Build one network on the meta device and give it its weights."""
+    config = base.configs[component]
+    with quiet(), torch.device("meta"):
+        module = _empty(component, config)
+    start, wanted = f"{component}.", module.state_dict()
+    bridge = Bridge(base.view)
+    names = {n.removeprefix(start): n for n in base.view.specs if n.startswith(start)}
+    names |= {
+        k.removeprefix(_LEVEL): n for k, n in names.items() if k.removeprefix(_LEVEL) in wanted
+    }
+    missing = [key for key in wanted if key not in names]
+    if missing:
+        raise MismatchError(
+            f"the {component} lacks {len(missing)} of {len(wanted)} weights, first {missing[0]!r}. "
+            "The file is incomplete; `memcard inspect` shows what is in it."
+        )
+    state = {
+        key: bridge.tensor(names[key]).to(device=device, dtype=dtype, copy=True) for key in wanted
+    }
+    with quiet():
+        module.load_state_dict(state, strict=True, assign=True)
+    _count_positions(module, device)
+    return module.eval().requires_grad_(requires_grad=False)
+
+
+def _empty(component: str, config: Mapping[str, Any]) -> nn.Module:
+    module: Any
+    plain = {k: v for k, v in config.items() if not k.startswith("_")}
+    if component == "unet":
+        from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+
+        module = UNet2DConditionModel(**plain)
+    elif component == "vae":
+        from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+
+        module = AutoencoderKL(**plain)
+    else:
+        from transformers.models.clip.configuration_clip import CLIPTextConfig
+        from transformers.models.clip.modeling_clip import (
+            CLIPTextModel,
+            CLIPTextModelWithProjection,
+        )
+
+        projected = "CLIPTextModelWithProjection" in config.get("architectures", ())
+        kind = CLIPTextModelWithProjection if projected else CLIPTextModel
+        module = kind(CLIPTextConfig(**plain))
+    return cast("nn.Module", module)
+
+
+def _count_positions(module: nn.Module, device: torch.device) -> None:
+    """Give counters, which no file has, the values they always have."""
+    for owner in module.modules():
+        for name, buffer in list(owner._buffers.items()):
+            if buffer is not None and buffer.is_meta:
+                count = torch.arange(buffer.shape[-1], device=device)
+                owner._buffers[name] = count.expand(buffer.shape).contiguous()
+
+
+def _plain_attention(unet: Any, device: torch.device) -> None:
+    """Use matrix products on the CPU: the backward pass of the fused attention took a third of a step."""
+    if device.type == "cpu":
+        from diffusers.models.attention_processor import AttnProcessor
+
+        unet.set_attn_processor(AttnProcessor())
+
+
+def _tokens(base: Base, name: str) -> Callable[[str], tuple[list[int], str]]:
+    """Return what turns a prompt into the ids that a text encoder reads."""
+    kind = DIALECTS[base.family].tokenizers[name.replace("text_encoder", "tokenizer")]
+    words = tokenizer(kind.removesuffix("_bang"))
+    length = int(base.configs[name]["max_position_embeddings"])
+
+    def tokens(prompt: str) -> tuple[list[int], str]:
+        ids, cut = words.encode(prompt, length)
+        return (_banged(words, ids) if kind.endswith("_bang") else ids), cut
+
+    return tokens
+
+
+def _banged(words: Tokenizer, ids: list[int]) -> list[int]:
+    """Pad as OpenCLIP does: with id 0, which is ``!``."""
+    end = ids.index(words.end)
+    return [*ids[: end + 1], *([0] * (len(ids) - end - 1))]
+
+
+def _digest(checkpoint: Checkpoint, start: str) -> str:
+    """Return the SHA-256 of names, shapes and bytes of one component."""
+    found = hashlib.sha256()
+    for name, spec in sorted(checkpoint.specs.items()):
+        if name.startswith(start):
+            found.update(f"{name} {spec}\n".encode())
+            found.update(checkpoint.read(name))
+    return found.hexdigest()

@@ -1,0 +1,49 @@
+"""A training may be killed, or its disk fail, at any moment: it resumes one whole state, and the newest."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+EACH = int(
+    os.environ.get("MEMCARD_FAULT_EACH", "5")
+)  # 1: every call, as scripts/reliability.py does
+
+pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="the children are forks")
+
+
+def story(*words: object) -> dict[str, object]:
+    script = Path(__file__).with_name("training_killed.py")
+    done = subprocess.run(
+        [sys.executable, str(script), *map(str, words)],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=1500,
+    )
+    assert done.returncode == 0, done.stderr
+    found: dict[str, object] = json.loads(done.stdout)
+    assert found["faults"] == [], done.stderr
+    return found
+
+
+@pytest.mark.parametrize(
+    ("trials", "seed"),
+    [pytest.param(5, 1, id="5"), pytest.param(20, 2, id="20", marks=pytest.mark.slow)],
+)
+def test_killed_at_random_times(memory: Path, trials: int, seed: int) -> None:
+    found = story("random", trials, memory, seed)
+
+    assert int(str(found["steps"])) >= trials
+    assert int(str(found["most steps lost"])) <= 2  # the one being written, and the one after it
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("fault", ["kill", "torn", "ENOSPC", "EIO", "full", "broken"])
+def test_struck_at_many_calls(memory: Path, fault: str) -> None:
+    assert int(str(story(fault, EACH, memory)["places"])) > 50 // EACH - 5
