@@ -6,6 +6,7 @@ it reads, writes and computes with at once. Time is that of one tensor on this m
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -16,9 +17,9 @@ from memcard.recipes.nodes import Step
 from memcard.recipes.op import Surveying
 
 # Measured, VmHWM of CPython 3.11 on Linux: with numpy and memcard; what llvmlite adds once it has made
-# the loops of a merge, most of it pages of its library.
+# the loops of a merge. Most of that are pages of its library, which Linux lets go (core/give_back).
 _INTERPRETER = 40 << 20
-_LOOPS = 80 << 20
+_LOOPS = (20 if sys.platform == "linux" else 80) << 20
 _BLOCKS = 8  # arrays of one block of float64 that a method works in, beside one per input
 _TRIED = 16 << 20  # bytes of the largest tensor tried
 
