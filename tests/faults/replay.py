@@ -305,12 +305,14 @@ class Replay:
         return start, recorder.ops
 
     def _keep(self, start: State, recorder: Recorder, modes: dict[str, int]) -> None:
-        """Give the user's files a second name: the very ones come back, inode and all."""
+        """Give the user's files a second name: the very ones come back, inode, time and all."""
         self.vault.mkdir()
         inodes = {file: inode for inode, file in recorder.files.items()}
         paths = {p.stat().st_ino: p for p in self.root.rglob("*") if p.is_file()}
         for path, file in start.names.items():
-            if path.startswith(f"{self.folder}{os.sep}"):
+            # also what came back from the trash: it was there under another name
+            now = paths.get(inodes[file], Path())
+            if path.startswith(f"{self.folder}{os.sep}") or self.folder in now.parents:
                 kept = self.vault / str(inodes[file])
                 os.link(paths[inodes[file]], kept)
                 self._kept[file] = kept, modes[file]
