@@ -96,8 +96,8 @@ def read_base(checkpoint: Checkpoint, label: str, *, prediction: str | None = No
     found = identify(checkpoint.specs, checkpoint.metadata)
     try:
         renamed = translated(checkpoint, "diffusers", folder=True)
-    except MismatchError as error:
-        _refuse(label, found, str(error))
+    except MismatchError:
+        _refuse(label, found)  # what the dictionary misses is advice for converting
     configs = {
         path.partition("/")[0]: json.loads(text)
         for path, text in {**_kept(checkpoint), **renamed.configs}.items()
@@ -105,7 +105,7 @@ def read_base(checkpoint: Checkpoint, label: str, *, prediction: str | None = No
     }
     family = found.architecture or _family(checkpoint)
     if family not in FAMILIES or found.variant not in (None, "v-prediction", "zero terminal SNR"):
-        _refuse(label, found, "")
+        _refuse(label, found)
     there = {name.partition(".")[0] for name in renamed.checkpoint.specs}
     missing = [part for part in _NEEDED.get(family, _USUAL) if part not in there]
     if not missing and "vae.encoder.conv_in.weight" not in renamed.checkpoint.specs:
@@ -168,12 +168,14 @@ def build(
     )
 
 
-def _refuse(label: str, found: Identity, why: str) -> NoReturn:
+def _refuse(label: str, found: Identity) -> NoReturn:
     title = ARCHITECTURES[found.architecture].title if found.architecture else found.kind
     what = f"{title}, {found.variant}" if found.variant else title
+    if title == "unknown":
+        what = "of no family that memcard knows"
     raise UnsupportedError(
         f"{label}: is {what}. memcard can fine-tune whole checkpoints of Stable Diffusion 1, 2 and XL and "
-        f"its starter.{' ' + why if why else ''}"
+        f"its starter. `memcard inspect {label}` says what is in the file."
     )
 
 

@@ -4,9 +4,11 @@ import json
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 from PIL import Image
 
+from fixtures import small
 from memcard.cli._finetune_view import Curve
 from memcard.cli.main import main
 from memcard.core.progress import Notice, Progress
@@ -98,8 +100,20 @@ def test_pictures_that_cannot_be_read_are_listed(
     command = ["finetune", "starter", str(pictures), "-o", "m", "--dry-run"]
 
     assert main(command) == 4
-    assert "broken.jpg" in capsys.readouterr().err
+    assert ": 1 file cannot be used: broken.jpg" in capsys.readouterr().err
     assert main([*command, "--skip-bad"]) == 0
+
+
+def test_a_file_of_no_family_gets_advice_that_fits(
+    pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = small.save(tmp_path / "other.safetensors", {"a": np.zeros((3, 3), "f4")})
+
+    assert main(["finetune", str(other), str(pictures), "-o", "m", "--dry-run"]) == 5
+
+    said = capsys.readouterr().err
+    assert "is of no family that memcard knows" in said
+    assert "--dialect" not in said
 
 
 def test_the_curve_falls_as_the_loss_does() -> None:

@@ -277,7 +277,8 @@ def _notes(examples: Sequence[Example]) -> Iterator[str]:
 
 def _refusal(root: Path, faults: Sequence[str], *, bad: bool) -> str:
     remedy = "Mend or remove them" + (", or leave them out with --skip-bad." if bad else ".")
-    return f"{root}: {len(faults)} files cannot be used: {_few(faults)} {remedy}"
+    files = "1 file" if len(faults) == 1 else f"{len(faults)} files"
+    return f"{root}: {files} cannot be used: {_few(faults)}. {remedy}"
 
 
 def _few(items: Sequence[str]) -> str:
