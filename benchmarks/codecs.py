@@ -115,32 +115,33 @@ def trained() -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
     """Train the starter's UNet further: v-prediction on pictures it painted, without a prompt."""
     import torch
 
-    from memcard.generation.pipeline import build
+    from memcard.generation.load import load
+    from memcard.generation.parts import assemble
     from memcard.jobs.resolve import resolve
 
     torch.manual_seed(0)
     torch.set_num_threads(1)
     with closing(resolve("starter")) as checkpoint:
-        pipe = build(checkpoint, dtype="F32")
-    start = {name: value.clone() for name, value in pipe.unet.state_dict().items()}
-    latents = painted(pipe.unet.requires_grad_(requires_grad=True))
-    words = torch.zeros(8, 4, pipe.unet.config.cross_attention_dim)
+        unet = load(assemble(checkpoint, "starter"), dtype="F32").denoiser
+    start = {name: value.clone() for name, value in unet.state_dict().items()}
+    latents = painted(unet.requires_grad_(requires_grad=True))
+    words = torch.zeros(8, 4, unet.config.cross_attention_dim)
     base = flat(start)
     for rate in RATES:
-        pipe.unet.load_state_dict(start)
-        step = torch.optim.AdamW(pipe.unet.parameters(), lr=rate)
+        unet.load_state_dict(start)
+        step = torch.optim.AdamW(unet.parameters(), lr=rate)
         for _ in range(STEPS):
             clean = latents[torch.randint(len(latents), (8,))]
             angle = torch.rand(8, 1, 1, 1) * torch.pi / 2
             noise = torch.randn_like(clean)
             noisy = angle.cos() * clean + angle.sin() * noise
             when = (angle.flatten() / torch.pi * 2 * 999).long()
-            guess = pipe.unet(noisy, when, encoder_hidden_states=words).sample
+            guess = unet(noisy, when, encoder_hidden_states=words).sample
             loss = torch.nn.functional.mse_loss(guess, angle.cos() * noise - angle.sin() * clean)
             step.zero_grad()
             loss.backward()
             step.step()
-        yield f"UNet, AdamW {rate:g}, {STEPS} steps", base, flat(pipe.unet.state_dict())
+        yield f"UNet, AdamW {rate:g}, {STEPS} steps", base, flat(unet.state_dict())
 
 
 def painted(unet: torch.nn.Module, count: int = 64, steps: int = 12) -> torch.Tensor:

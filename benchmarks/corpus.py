@@ -143,22 +143,24 @@ PARTS = {"unet": "up_blocks", "text": "layer.5"}
 
 def unet() -> Family:
     """Return the starter's UNet, which learns pictures of another style from their latents."""
-    from memcard.generation.denoise import denoise, encode
-    from memcard.generation.pipeline import build, family_of
+    from memcard.architectures import ARCHITECTURES
+    from memcard.generation.denoise import conditions, denoise
+    from memcard.generation.load import load
+    from memcard.generation.parts import assemble
     from memcard.generation.settings import resolve as choose
     from memcard.jobs.resolve import resolve
 
     checkpoint = resolve("starter/finetune_neon")
-    settings = choose(family_of(checkpoint, "")[1], checkpoint.metadata, {"steps": 8})
-    teacher = build(checkpoint, dtype="F32")
+    settings = choose(ARCHITECTURES["starter"], checkpoint.metadata, {"steps": 8})
+    teacher = load(assemble(checkpoint, "starter"), dtype="F32")
     states, pictures = [], []
     for seed, word in enumerate(
         ("apple", "cat", "house", "fish", "tree", "star", "key", "cup") * 2
     ):
-        found = encode(teacher, word, settings.negative)
-        states.append(found[1:].clone())
+        found = conditions(teacher, word, settings.negative, settings)
+        states.append(found.at(0)[0]["states"].clone())
         pictures.append(denoise(teacher, found, settings, seed).clone())
-    student = build(resolve("starter"), dtype="F32").unet
+    student = load(assemble(resolve("starter"), "starter"), dtype="F32").denoiser
     rng = torch.Generator().manual_seed(0)
     levels = torch.cumprod(1 - torch.linspace(0.00085**0.5, 0.012**0.5, 1000) ** 2, 0)
     x, c = torch.cat(pictures), torch.cat(states)

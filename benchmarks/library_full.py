@@ -96,12 +96,13 @@ def store(folder: Path) -> dict[str, Any]:
 def ready(ref: str) -> dict[str, Any]:
     """Return how long it took, from the start of the process, until the first step could be made."""
     began = time.perf_counter()
-    from memcard.generation.pipeline import build
+    from memcard.generation.load import load
+    from memcard.generation.parts import assemble
     from memcard.jobs.resolve import resolve
 
     loading = time.perf_counter()
     checkpoint = resolve(ref)
-    build(checkpoint)
+    load(assemble(checkpoint, ref))
     end = time.perf_counter()
     wall = time.time() - float(os.environ["BENCHMARK_START"])
     packed = all(checkpoint.extent(name) is None for name in checkpoint.specs)

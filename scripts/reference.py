@@ -16,7 +16,9 @@ SHELVES = {
     "formats": "File formats",
     "codecs": "Codecs of a delta",
     "ops": "Operations of a recipe",
+    "generation.engines": "Engines of generation",
     "generation.samplers": "Samplers",
+    "generation.scorers": "Scorers of pictures",
     "cards": "Cards",
     "licenses": "Licenses",
 }

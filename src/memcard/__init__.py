@@ -14,10 +14,12 @@ if TYPE_CHECKING:
     from memcard import errors
     from memcard.jobs.bake import bake
     from memcard.jobs.checkpointer import Checkpointer
+    from memcard.jobs.compare import compare
     from memcard.jobs.convert import convert
     from memcard.jobs.diff import diff
     from memcard.jobs.finetune import finetune
     from memcard.jobs.generate import generate
+    from memcard.jobs.generator import Generator
     from memcard.jobs.inspect import inspect
     from memcard.jobs.library import Library
     from memcard.jobs.load import load
@@ -31,10 +33,12 @@ __all__ = [
     "EMA",
     "Checkpointer",
     "ExactSampler",
+    "Generator",
     "Keep",
     "Library",
     "__version__",
     "bake",
+    "compare",
     "convert",
     "diff",
     "errors",

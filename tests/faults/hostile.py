@@ -498,7 +498,7 @@ def asked(library: Library, out: Path, questions: Iterable[str]) -> list[str]:
     for question in questions:
         ask = QUESTIONS[question]
         bones.cache_clear()
-        begin = time.monotonic()
+        begin = time.process_time()  # work counts: a busy machine makes everybody wait
         signal.alarm(SECONDS)
         try:
             ask(library, out)
@@ -509,8 +509,8 @@ def asked(library: Library, out: Path, questions: Iterable[str]) -> list[str]:
             wrong.append(f"{question}: {error!r}"[:300])
         finally:
             signal.alarm(0)
-        if time.monotonic() - begin > SECONDS / 2:
-            wrong.append(f"{question}: took {time.monotonic() - begin:.1f} s")
+        if (spent := time.process_time() - begin) > SECONDS / 2:
+            wrong.append(f"{question}: took {spent:.1f} s of CPU")
     return wrong
 
 

@@ -13,6 +13,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
+# Of the places where a fault can be injected, tests take a part; ``scripts/reliability.py`` takes all.
+WHOLE = os.environ.get("MEMCARD_FAULT_EACH") == "1"
+
 # Every kind of fault: what it is, what is asked afterwards, and the tests that inject it.
 KINDS = {
     "killed": (

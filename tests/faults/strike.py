@@ -1,6 +1,7 @@
 """Strikes one verb at every call that changes the disk, one after another, each in a process of its own.
 
-Run as a program: ``strike.py STORY FAULT FOLDER`` prints how many places there were and what went wrong.
+Run as a program: ``strike.py STORY FAULT FOLDER [EACH FIRST]`` prints how many places there were and what went wrong;
+with EACH only one of so many calls is struck, beginning with the FIRST.
 """
 
 from __future__ import annotations
@@ -121,18 +122,22 @@ def warm(story: Story, root: Path) -> None:
     shutil.rmtree(stage.root)
 
 
-def main(name: str, fault: Fault, root: Path) -> None:
-    """Strike at every call; print the number of places and what went wrong."""
+def main(name: str, fault: Fault, root: Path, each: int = 1, first: int = 1) -> None:
+    """Strike at every call, or one of ``each`` from the ``first`` on; print the number of places and what went wrong."""
     warm(STORIES[name], root)
     stage = Stage(STORIES[name], root / "stage")
     wrong: list[str] = []
-    at, over = 0, False
-    while not over and at < MOST:
-        at += 1
+    places = 0
+    for at in range(first, MOST, each):
         found, over = stage.play(fault, at)
         wrong += found
-    print(json.dumps({"places": at - 1, "wrong": wrong}))
+        if over:
+            break
+        places += 1
+    print(json.dumps({"places": places, "wrong": wrong}))
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], cast("Fault", sys.argv[2]), Path(sys.argv[3]))
+    main(
+        sys.argv[1], cast("Fault", sys.argv[2]), Path(sys.argv[3]), *(int(n) for n in sys.argv[4:])
+    )

@@ -46,4 +46,4 @@ def test_killed_at_random_times(memory: Path, trials: int, seed: int) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("fault", ["kill", "torn", "ENOSPC", "EIO", "full", "broken"])
 def test_struck_at_many_calls(memory: Path, fault: str) -> None:
-    assert int(str(story(fault, EACH, memory)["places"])) > 50 // EACH - 5
+    assert int(str(story(fault, EACH, memory)["places"])) > 36 // EACH - 4  # a save has 38 calls

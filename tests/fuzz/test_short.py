@@ -15,17 +15,17 @@ from memcard.formats import FORMATS
 
 @pytest.mark.parametrize("name", TARGETS)
 def test_changed_files_give_only_typed_errors(name: str, tmp_path: Path) -> None:
-    counts = in_process(name, 60, 3, tmp_path, most=400)
+    counts = in_process(name, 60, 3, tmp_path, most=200)
 
     findings = [f.read_text()[-2000:] for f in tmp_path.glob("*.txt")]
     assert findings == []
-    assert counts.total() - counts["slowest_ms"] == 400
+    assert counts.total() - counts["slowest_ms"] == 200
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", TARGETS)
 def test_longer(name: str, tmp_path: Path) -> None:
-    in_process(name, 200, 4, tmp_path, most=5000)
+    in_process(name, 200, 4, tmp_path, most=2500)
 
     assert [f.read_text()[-2000:] for f in tmp_path.glob("*.txt")] == []
 

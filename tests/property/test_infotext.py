@@ -2,6 +2,7 @@
 
 import io
 import json
+import time
 from pathlib import Path
 
 import pytest
@@ -86,3 +87,21 @@ def test_prompts_of_any_script_are_read_by_other_programs(
     assert [str(p.value) for p in found.prompts] == [prompt]
     with Image.open(path) as image:
         assert json.loads(image.info["memcard"]) == {"p": prompt}
+
+
+def test_a_hostile_line_costs_little() -> None:
+    line = "Steps: 1, " + 'kk: {"b":1,"c":' + '{"b":1,"c":' * 100_000
+
+    before = time.process_time()
+    read(line)
+
+    assert time.process_time() - before < 3
+
+
+def test_lists_and_objects_in_a_value_stay_whole() -> None:
+    resources = '[{"type":"lora","weight":0.8},{"type":"checkpoint","name":"a, b"}]'
+
+    found = read(f"a cat\nSteps: 1, Civitai resources: {resources}, Seed: 3, CFG scale: 2")
+
+    assert found.settings["Civitai resources"] == resources
+    assert found.settings["Seed"] == "3"

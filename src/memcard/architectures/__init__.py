@@ -57,7 +57,8 @@ def components(specs: Specs, metadata: Mapping[str, str] | None = None) -> Mappi
     """Return the component every tensor belongs to, under the names ``identify`` lists.
 
     ``unet`` or ``transformer``, ``vae``, ``text_encoder``, ``text_encoder_2``…, ``image_encoder``,
-    ``controlnet``; ``ema``, ``training``; ``other`` for counters and markers; ``rest`` if unknown.
+    ``controlnet``; ``ema``, ``training``; ``other`` for counters and markers; ``rest`` if unknown. Of a
+    training save its sections: ``model``, ``optimizer``, ``ema``, ``random`` and so on.
     """
     if len(specs) > MOST:
         return dict.fromkeys(specs, "rest")

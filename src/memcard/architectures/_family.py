@@ -153,10 +153,6 @@ class Family:
         """Return nothing, as ``targets``."""
         return {}
 
-    def runs(self, specs: Specs, evidence: Evidence) -> bool:
-        """Whether memcard can generate with a file of which ``detect`` said this."""
-        return False
-
     def _evidence(self, names: Names, root: Root, dialect: str, seen: tuple[str, ...]) -> Evidence:
         fitting = []
         for variant in self.variants:

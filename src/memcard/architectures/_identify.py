@@ -17,6 +17,7 @@ from memcard.architectures._parts import Part, split
 from memcard.architectures._prediction import Prediction, prediction
 from memcard.architectures._quantization import quantization
 from memcard.architectures._text_encoders import NAMES
+from memcard.architectures._training import is_training, section, told
 from memcard.core.architecture import Component, Evidence, Identity, Kind, Need
 from memcard.core.tensors import Spec
 
@@ -34,6 +35,8 @@ def identity(
         found: every family whose denoiser it holds.
         title: of a family, by its name; None if there is no such family.
     """
+    if is_training(names.metadata):
+        return _of_training(names, found)
     small = adapter(names, names.metadata)
     if small:
         return _of_adapter(names, small, title)
@@ -45,6 +48,8 @@ def identity(
 
 def components_of(names: Names, found: Mapping[str, Evidence]) -> Mapping[str, str]:
     """Return the component of every tensor: the same words as ``Identity.components``."""
+    if is_training(names.metadata):
+        return {name: section(name) for name in names}
     small = adapter(names, names.metadata)
     if small:
         return small.parts
@@ -57,6 +62,24 @@ def components_of(names: Names, found: Mapping[str, Evidence]) -> Mapping[str, s
 
 def _first(found: Mapping[str, Evidence]) -> Evidence | None:
     return next(iter(found.values()), None)
+
+
+def _of_training(names: Names, found: Mapping[str, Evidence]) -> Identity:
+    """Sections are the parts. The family is that of the model inside, where its names are a family's own."""
+    evidence = _first(found) if len(found) == 1 else None
+    parts = ((section(name), spec) for name, spec in names.items())
+    return Identity(
+        kind="training",
+        architecture=next(iter(found)) if evidence else None,
+        candidates=tuple(found),
+        variant=evidence.variant if evidence else None,
+        dialect=evidence.dialect if evidence else None,
+        evidence=(*told(names.metadata), *(evidence.reasons if evidence else ())),
+        components=_components(parts),
+        ema=any(section(name) == "ema" for name in names),
+        quantization=quantization(names),
+        modality=evidence.modality if evidence else None,
+    )
 
 
 def _of_adapter(names: Names, small: Adapter, title: Callable[[str], str | None]) -> Identity:

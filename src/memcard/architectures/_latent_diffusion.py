@@ -55,11 +55,6 @@ class LatentDiffusion(Family):
         """Return ``unet``, ``vae`` or ``text_encoder`` for a tensor name; None if it is none."""
         return next((part for part, starts in _STARTS.items() if name.startswith(starts)), None)
 
-    def runs(self, specs: Specs, evidence: Evidence) -> bool:
-        """Whether memcard can generate with such a file: the plain model, under its own names."""
-        plain = evidence.dialect == self.dialect and evidence.variant is None
-        return plain and _unet.outline(specs) is not None
-
     def targets(self, specs: Specs) -> Mapping[str, Target]:
         """Map tensor names of a file to places in the diffusers components; the rest is left out.
 

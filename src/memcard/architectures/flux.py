@@ -55,7 +55,8 @@ PLUGIN = Family(
     tokenizers=("clip", "t5"),
     prediction="flow",
     defaults=Defaults(
-        steps=28, cfg=3.5, sampler="euler", width=1024, height=1024, multiple=16,
+        steps=28, cfg=1.0, sampler="euler", width=1024, height=1024, multiple=16,
         prediction_type="flow",
+        extra={"settings": {"guidance": 3.5}},  # distilled: an input of the model
     ),
 )  # fmt: skip

@@ -43,6 +43,6 @@ PLUGIN = Family(
     modality="video",
     defaults=Defaults(
         steps=50, cfg=3.0, sampler="euler", width=704, height=512, multiple=32,
-        prediction_type="flow", extra={"frames": 161},
+        prediction_type="flow", extra={"frames": 161, "settings": {"frames": 161, "fps": 25}},
     ),
 )  # fmt: skip

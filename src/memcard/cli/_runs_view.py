@@ -136,6 +136,10 @@ def print_run(shown: Any) -> None:
             [[name, *map(number, row)] for name, row in shown.metrics.items()],
             ["metric", "first", "last", "lowest", "highest"],
         )
+    if shown.sampled:
+        from memcard.jobs._runs_page import SAMPLED
+
+        _show.advise(SAMPLED)
     if shown.saves:
         print_saves(shown.saves)
     if events := [_event(event) for event in shown.events[-_EVENTS:]]:

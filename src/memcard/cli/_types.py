@@ -21,6 +21,22 @@ class Weighted(click.ParamType[tuple[str, float]]):
         return (match[1], float(match[2])) if match else (value, 1.0)
 
 
+class WeightedLora(click.ParamType[tuple[str, float, float | None]]):
+    """``REF``, ``REF:STRENGTH``, or ``REF:unet=STRENGTH:te=STRENGTH`` with one of its own for each."""
+
+    name = "REF[:STRENGTH]"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> tuple[str, float, float | None]:
+        """Split at the last colons that numbers follow, as in a prompt's ``<lora:…>``."""
+        if isinstance(value, tuple):
+            return value
+        named, ref = dict[str, float](), value
+        while match := re.fullmatch(r"(.+):(unet|te)=([+-]?(?:\d+\.?\d*|\.\d+))", ref):
+            ref, named[match[2]] = match[1], float(match[3])
+        ref, strength = Weighted().convert(ref, param, ctx)
+        return ref, named.get("unet", strength), named.get("te")
+
+
 class Rule(click.ParamType[tuple[str, float]]):
     """``REGEX=NUMBER``; the last equals sign counts."""
 

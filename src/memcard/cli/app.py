@@ -15,7 +15,11 @@ from memcard._version import __version__
 COMMANDS: Mapping[str, str] = {
     "demo": "Take the tour on the built-in starter model.",
     "generate": "Make pictures with any checkpoint.",
+    "compare": "Make the same picture in every combination of checkpoints and settings.",
+    "tune": "Find the guidance, sampler and steps that suit a checkpoint.",
+    "pick": "Rank the checkpoints there are for a purpose, and say why.",
     "inspect": "Say what a file is, on what evidence, and whether it is safe.",
+    "picture": "Say how a picture was made, and with which of your files it can be made again.",
     "card": "Show what is said about a checkpoint, and who says it.",
     "convert": "Write a checkpoint in another format, bit for bit.",
     "diff": "Show what differs between two checkpoints, and how far the weights of each block moved.",
@@ -47,8 +51,8 @@ COMMANDS: Mapping[str, str] = {
 
 # What ``memcard --help`` shows together.
 SECTIONS: Mapping[str, tuple[str, ...]] = {
-    "Begin": ("demo", "generate"),
-    "Look at a file": ("inspect", "card", "license", "discover", "diff"),
+    "Begin": ("demo", "generate", "compare", "tune", "pick"),
+    "Look at a file": ("inspect", "picture", "card", "license", "discover", "diff"),
     "Make and change": ("finetune", "runs", "convert", "merge", "lora", "delta", "ema", "bake"),
     "The library": ("add", "scan", "ls", "show", "tree", "export", "rm", "undo"),
     "Its space and health": ("pack", "verify", "repair", "gc", "doctor"),

@@ -59,6 +59,7 @@ def combine(snapshots: tuple[str, ...], *, as_json: bool, **options: Any) -> int
 @command.command(
     epilog=_show.examples(
         "memcard ema posthoc runs/a --sigma-rel 0.15 --out ema.safetensors",
+        "memcard ema posthoc runs/a --sigma-rel 0.15 --out my-ema",
         "memcard ema posthoc runs/a --sigma-rel 0.1 --at 20000 --out early.safetensors --dry-run",
     )
 )
@@ -68,7 +69,8 @@ def combine(snapshots: tuple[str, ...], *, as_json: bool, **options: Any) -> int
 )
 @click.option("--at", type=float, metavar="STEP", help="Where it ends; default: the last snapshot.")
 @click.option("--dtype", default="widest", help="dtype of the result: F32, F16 or BF16.")
-@click.option("--out", type=click.Path(path_type=Path), required=True, help="File to write.")
+@click.option("--out", required=True, metavar="FILE|NAME",
+              help="File to write. NAME alone is NAME.safetensors, and its name in the library.")  # fmt: skip
 @_show.force_option
 @click.option("--dry-run", is_flag=True, help="Print the plan; write nothing.")
 @_show.json_option

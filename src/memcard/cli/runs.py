@@ -79,14 +79,22 @@ def list_command(folders: tuple[str, ...], metric: str | None, as_json: bool) ->
     epilog=_show.examples(
         "memcard runs show my-run",
         "memcard runs show my-run --metric val_loss",
-        "memcard runs show my-run --html run.html",
+        "memcard runs show my-run --html run.html --png curve.png",
     )
 )
 @_run
 @click.option("--html", type=click.Path(path_type=Path), help="Write a page with the curve.")
+@click.option("--png", type=click.Path(path_type=Path), help="Write a picture of the curve.")
 @_show.force_option
 @_listing_options
-def show(run: str, html: Path | None, overwrite: bool, metric: str | None, as_json: bool) -> int:
+def show(
+    run: str,
+    html: Path | None,
+    png: Path | None,
+    overwrite: bool,
+    metric: str | None,
+    as_json: bool,
+) -> int:
     """Show one run: curve, metrics, saves, events.
 
     And where it lies, how it was started, and by which rules its saves stay.
@@ -99,6 +107,10 @@ def show(run: str, html: Path | None, overwrite: bool, metric: str | None, as_js
         from memcard.jobs._runs_page import page
 
         _show.advise(f"page: {page(shown, html, overwrite=overwrite)}")
+    if png is not None:
+        from memcard.jobs._runs_picture import picture
+
+        _show.advise(f"picture: {picture(shown, png, overwrite=overwrite)}")
     if as_json:
         _show.print_json(shown.to_dict())
     else:

@@ -151,7 +151,3 @@ class Architecture(Protocol):
     def configs(self, specs: Specs) -> Mapping[str, Mapping[str, Any]]:
         """Constructor arguments of each component present, widths read off the shapes."""
         ...
-
-    def runs(self, specs: Specs, evidence: Evidence) -> bool:
-        """Whether memcard can generate with a file of which ``detect`` said this."""
-        ...

@@ -13,6 +13,7 @@ EXTRAS = {
     "generate": ("torch", "diffusers", "transformers", "PIL"),
     "train": ("torch", "diffusers", "transformers", "PIL", "peft"),
     "8bit": ("bitsandbytes",),
+    "video": ("av",),
 }
 
 

@@ -45,6 +45,9 @@ class Registry(Mapping[str, T]):
     def __len__(self) -> int:
         return len(self._names)
 
+    def __contains__(self, name: object) -> bool:
+        return name in self._names
+
     def __getitem__(self, name: str) -> T:
         if name in self._own:  # ours first: a foreign package cannot replace what ships
             return cast(T, import_module(f"{self.package}.{name}").PLUGIN)

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from memcard.core.checkpoint import Checkpoint, Extent
+from memcard.core.identity import Place, Supply, derived, identity, supply
 from memcard.core.tensors import Spec, Specs
 from memcard.errors import NotFoundError
 
@@ -48,6 +49,15 @@ class View:
         """Where the bytes lie as they are; None if nowhere."""
         return self._whole.extent(name)
 
+    def identity_of(self, name: str, place: Place) -> str | None:
+        """Return what a tensor is; here only where its bytes lie, as a subclass may change them."""
+        extent = self.extent(name)
+        return None if extent is None else place(extent)
+
+    def supplied_by(self, source: Supply | None) -> None:
+        """Let what is below ask ``source`` before it unpacks anything."""
+        supply(self._whole, source)
+
     def check_unchanged(self) -> None:
         """Raise IntegrityError if the file was written to since it was opened, where that shows."""
         check = getattr(self._whole, "check_unchanged", None)
@@ -70,6 +80,10 @@ class Part(View):
     def specs(self) -> Specs:
         """Name to dtype and shape, of the chosen tensors only."""
         return self._specs
+
+    def identity_of(self, name: str, place: Place) -> str | None:
+        """Return what a tensor is: the same as in the whole."""
+        return identity(self._whole, name, place)
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,6 +160,19 @@ class Rearranged(View):
         return (
             None if whole is None else Extent(whole.path, whole.offset + piece.offset, piece.size)
         )
+
+    def identity_of(self, name: str, place: Place) -> str | None:
+        """Return what a tensor is: that of its only piece, if this is a whole tensor, else made of them."""
+        found = self._find(name)
+        pieces = [(identity(self._whole, p.name, place), p) for p in found.pieces]
+        if any(one is None for one, _ in pieces):
+            return None
+        if len(pieces) == 1 and not found.transposed:
+            one, piece = pieces[0]
+            if (piece.offset, piece.size) == (0, self._whole.specs[piece.name].nbytes):
+                return one
+        turned = f"transposed {found.spec.shape}" if found.transposed else "joined"
+        return derived(turned, *(f"{one} {p.offset} {p.size}" for one, p in pieces))
 
     def _find(self, name: str) -> Arrangement:
         try:

@@ -80,10 +80,15 @@ def translate(specs: Specs, to: Side, *, family: str | None = None) -> Translati
     )
 
 
-def configs(specs: Specs, family: str, facts: Facts) -> Mapping[str, str]:
+def configs(specs: Specs, family: str, facts: Facts, *, whole: bool = False) -> Mapping[str, str]:
     """Return the JSON files of a diffusers folder for a file of either dialect, by their path.
 
-    A file that is one component without prefix gets the one ``config.json`` of its folder.
+    Args:
+        specs: the file.
+        family: name of the dictionary.
+        facts: what the file says about itself.
+        whole: a file that is one component without prefix is a part of a whole folder; else it gets
+            the one ``config.json`` of its own.
     """
     dialect = DIALECTS[family]
     sides: dict[Side, Reading] = {s: read(dialect, specs, s) for s in ("ldm", "diffusers")}
@@ -97,7 +102,7 @@ def configs(specs: Specs, family: str, facts: Facts) -> Mapping[str, str]:
             for side, reading in sides.items()
         }
     made = dialect.configs(parts, facts)
-    if lone:
+    if lone and not whole:
         made = {"config.json": made[f"{bare[0].component.name}/config.json"]}
     return {path: json.dumps(config, indent=2) + "\n" for path, config in made.items()}
 

@@ -82,7 +82,6 @@ class Dialect:
         configs: given the parts of a file and what it says, the JSON files of a diffusers folder by
             their path in it.
         tokenizers: folder to the name of a packaged tokenizer.
-        absent: what such a folder needs and memcard does not have, one sentence each.
     """
 
     title: str
@@ -90,7 +89,6 @@ class Dialect:
     components: tuple[Component, ...]
     configs: Callable[[Parts, Facts], Mapping[str, Mapping[str, Any]]]
     tokenizers: Mapping[str, str] = field(default_factory=dict)
-    absent: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

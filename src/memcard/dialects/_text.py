@@ -4,7 +4,7 @@ Single files hold CLIP-L and T5 under transformers' own names. OpenCLIP's differ
 are rows of one matrix, and the projection is transposed.
 
 Source: OpenCLIP ``transformer.py``; transformers ``modeling_clip.py``, ``modeling_t5.py``; diffusers
-``single_file_utils.py``.
+``single_file_utils.py``; llama.cpp gguf-py ``constants.py``, ``tensor_mapping.py`` (T5 encoder).
 """
 
 from __future__ import annotations
@@ -49,6 +49,19 @@ _OPEN_CLIP = (
         )
         for leaf in ("weight", "bias")
     ),
+)
+# llama.cpp's names, in GGUF files of the encoder.
+_GGUF_BLOCK, _HF_BLOCK = r"^enc\.blk\.(\d+)\.", r"encoder.block.\1.layer."
+_GGUF_T5 = (
+    (r"^token_embd\.", "shared."),
+    (r"^enc\.output_norm\.", "encoder.final_layer_norm."),
+    (_GGUF_BLOCK + r"attn_rel_b\.", _HF_BLOCK + "0.SelfAttention.relative_attention_bias."),
+    (_GGUF_BLOCK + r"attn_norm\.", _HF_BLOCK + "0.layer_norm."),
+    (_GGUF_BLOCK + r"attn_([qkvo])\.", _HF_BLOCK + r"0.SelfAttention.\2."),
+    (_GGUF_BLOCK + r"ffn_norm\.", _HF_BLOCK + "1.layer_norm."),
+    (_GGUF_BLOCK + r"ffn_gate\.", _HF_BLOCK + "1.DenseReluDense.wi_0."),
+    (_GGUF_BLOCK + r"ffn_up\.", _HF_BLOCK + "1.DenseReluDense.wi_1."),
+    (_GGUF_BLOCK + r"ffn_down\.", _HF_BLOCK + "1.DenseReluDense.wo."),
 )
 _T5 = tuple(
     same(name, name)
@@ -105,12 +118,12 @@ def open_clip(
 
 
 def t5(name: str, ldm: tuple[str, ...]) -> Component:
-    """Return a T5 encoder, which has transformers' names on both sides."""
+    """Return a T5 encoder, which has transformers' names on both sides, and others in GGUF files."""
 
     def links(specs: Specs, side: Side) -> Sequence[Link] | None:
         return _T5 if "encoder.block.0.layer.0.SelfAttention.q.weight" in specs else None
 
-    return Component(name, ldm, (f"{name}.", ""), links)
+    return Component(name, ldm, (f"{name}.", ""), links, {"ldm": _GGUF_T5})
 
 
 def _fits(specs: Specs, projected: bool | None) -> bool:

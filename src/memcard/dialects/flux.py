@@ -102,11 +102,5 @@ PLUGIN = Dialect(
         _text.t5("text_encoder_2", ("text_encoders.t5xxl.transformer.", "")),
     ),
     configs=flux,
-    tokenizers={"tokenizer": "clip"},
-    absent=(
-        (
-            "The tokenizer of T5 does not ship with memcard: put the folder tokenizer_2 of the original "
-            "model beside the others."
-        ),
-    ),
+    tokenizers={"tokenizer": "clip", "tokenizer_2": "t5"},
 )

@@ -106,11 +106,5 @@ PLUGIN = Dialect(
         _text.t5("text_encoder_3", ("text_encoders.t5xxl.transformer.", "")),
     ),
     configs=sd3,
-    tokenizers={"tokenizer": "clip", "tokenizer_2": "clip_bang"},
-    absent=(
-        (
-            "The tokenizer of T5 does not ship with memcard: put the folder tokenizer_3 of the original "
-            "model beside the others, or load with text_encoder_3=None and tokenizer_3=None."
-        ),
-    ),
+    tokenizers={"tokenizer": "clip", "tokenizer_2": "clip_bang", "tokenizer_3": "t5"},
 )

@@ -1,96 +1,248 @@
 """From a prompt to pixels: encode, denoise under guidance, decode.
 
-The arithmetic and its order are those of diffusers' StableDiffusionPipeline, so that both give the
-same bits from the same weights (``tests/unit/generation/test_same_as_diffusers.py``).
+One loop for all engines. Its arithmetic and order are those of diffusers' pipelines, so that both give
+the same bits from the same weights (``tests/unit/generation/test_same_as_diffusers.py``).
 
-Source: Ho and Salimans 2022, arXiv:2207.12598 (guidance); diffusers
-``pipeline_stable_diffusion.py``.
+Source: Ho and Salimans 2022, arXiv:2207.12598 (guidance); Meng et al. 2021, arXiv:2108.01073 (from a
+picture); diffusers ``pipeline_stable_diffusion.py``, ``pipeline_stable_diffusion_inpaint.py``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
 
 import torch
-from torch import Tensor
+from torch import Generator, Tensor
 
 from memcard.core.progress import Listener, Notice, silent
-from memcard.generation._engine import quiet
-from memcard.generation.latents import generator, noise
-from memcard.generation.pipeline import Pipeline
+from memcard.errors import UsageError
+from memcard.generation.engine import Cond, Pipeline
+from memcard.generation.finite import check_latents, decoded, tiles
+from memcard.generation.guidance import combine, guided, mixture
+from memcard.generation.latents import generator
+from memcard.generation.prompt import Prompt, parse
 from memcard.generation.samplers import SAMPLERS
 from memcard.generation.settings import Settings
 
+# Told after each step: how many are done, of how many, and the latents so far.
+StepDone: TypeAlias = Callable[[int, int, Tensor], None]
 
-def encode(pipeline: Pipeline, prompt: str, negative: str, progress: Listener = silent) -> Tensor:
-    """Return the text states, shape [2, tokens, width]: first the negative prompt's.
+
+@dataclass(frozen=True, slots=True)
+class Conditions:
+    """What the denoiser is told, over the whole run.
+
+    Attributes:
+        spans: up to which step (not included), what the picture shall be, and what not; None where
+            there is no guidance.
+    """
+
+    spans: tuple[tuple[int, Cond, Cond | None], ...]
+
+    def at(self, step: int) -> tuple[Cond, Cond | None]:
+        """Return what holds in a step, counted from 0."""
+        _, wanted, unwanted = next((s for s in self.spans if step < s[0]), self.spans[-1])
+        return wanted, unwanted
+
+    def beside(self, more: Cond) -> Conditions:
+        """Return the same with more that the denoiser is told, with the prompt and without."""
+        return Conditions(
+            tuple(
+                (end, {**one, **more}, None if other is None else {**other, **more})
+                for end, one, other in self.spans
+            )
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """A picture to begin from instead of noise.
+
+    Attributes:
+        latents: of the picture, as ``Engine.encode_pixels`` gives them.
+        strength: 0..1, how much of the way from noise is walked; 1 leaves nothing of the picture.
+        mask: 1 where the picture may change, 0 where it stays, in the shape of the latents; None: all.
+        pure: begin with nothing but noise.
+        later: gives what the denoiser is told beside the words; drawn after the noise.
+    """
+
+    latents: Tensor
+    strength: float
+    mask: Tensor | None = None
+    pure: bool = False
+    later: Callable[[Generator], Cond] | None = None
+
+
+def conditions(
+    pipeline: Pipeline,
+    prompt: str | Prompt,
+    negative: str | Prompt,
+    settings: Settings,
+    progress: Listener = silent,
+) -> Conditions:
+    """Return what the denoiser is told in every step.
 
     Says which words did not fit into the text encoder.
     """
-    rows = []
-    for text in (negative, prompt):
-        ids, cut = pipeline.tokenizer.encode(text, pipeline.length)
-        if cut:
-            progress(Notice(f"The prompt is too long; not read: {cut!r}."))
-        tokens = torch.tensor([ids], device=pipeline.device)
-        with torch.inference_mode():
-            rows.append(pipeline.text_encoder(tokens)[0])
-    return torch.cat(rows)
+    wanted = parse(prompt) if isinstance(prompt, str) else prompt
+    unwanted = parse(negative) if isinstance(negative, str) else negative
+    guided = settings.cfg > 1
+    ends = sorted({end for p in (wanted, unwanted) for end, _ in p.spans(settings.steps)})
+    told: dict[Any, Cond] = {}
+    with torch.inference_mode():
+
+        def cond(text: Prompt, end: int, *, is_negative: bool) -> Cond:
+            words = text.at(end - 1, settings.steps)
+            if (words, is_negative) not in told:
+                found = pipeline.engine.encode(pipeline, words, settings, negative=is_negative)
+                told[words, is_negative] = found
+            return told[words, is_negative]
+
+        spans = []
+        for end in ends:
+            one = cond(wanted, end, is_negative=False)
+            other = cond(unwanted, end, is_negative=True) if guided else None
+            spans.append((end, one, other))
+    cut: list[str] = pipeline.extras.get("cut", [])
+    while cut:
+        progress(Notice(f"The prompt is too long; not read: {cut.pop(0)!r}."))
+    return Conditions(tuple(spans))
 
 
 def denoise(
     pipeline: Pipeline,
-    states: Tensor,
+    told: Conditions,
     settings: Settings,
     seed: int,
-    step_done: Callable[[int, int], None] = lambda done, total: None,
+    step_done: StepDone = lambda done, total, latents: None,
+    *,
+    start: Callable[[Generator], Start] | None = None,
 ) -> Tensor:
-    """Return the clean latents of one picture, shape [1, channels, height, width].
+    """Return the clean latents of one picture or clip, as the engine's denoiser has them.
 
     Args:
         pipeline: the models.
-        states: from ``encode``.
+        told: from ``conditions``.
         settings: sampler, schedule, steps, guidance, size.
         seed: of all noise in this picture.
-        step_done: told after each run of the UNet how many of how many are done.
+        step_done: told after each run of the denoiser.
+        start: gives a picture to begin from; may draw from the random numbers before the noise does.
     """
-    scheduler = _scheduler(pipeline, settings)
-    source = generator(seed)
-    size = (settings.height // pipeline.factor, settings.width // pipeline.factor)
-    start = noise((pipeline.unet.config.in_channels, *size), source)
-    latents: Tensor = start.to(pipeline.device, pipeline.dtype) * scheduler.init_noise_sigma
-    guided = settings.cfg > 1
-    if not guided:
-        states = states[1:]
+    engine, source = pipeline.engine, generator(seed)
+    given = None if start is None else start(source)
+    scheduler = engine.scheduler(pipeline, settings)
+    kind = getattr(engine, "latent_dtype", pipeline.dtype)
+    noise = engine.noise(pipeline, settings, source).to(pipeline.device, kind)
+    moments, latents = _begin(scheduler, settings, noise, given)
+    if given is not None and given.later is not None:
+        told = told.beside(given.later(source))
     extra = {"generator": source} if SAMPLERS[settings.sampler].random else {}
+    order = max(1, getattr(scheduler, "order", 1))
+    skipped = len(scheduler.timesteps) - len(moments)
     with torch.inference_mode():
-        for done, moment in enumerate(scheduler.timesteps, 1):
-            pair = torch.cat([latents] * 2) if guided else latents
-            pair = scheduler.scale_model_input(pair, moment)
-            guess = pipeline.unet(pair, moment, encoder_hidden_states=states, return_dict=False)[0]
-            if guided:
-                without, with_prompt = guess.chunk(2)
-                guess = without + settings.cfg * (with_prompt - without)
+        for done, moment in enumerate(moments, 1):
+            cond = told.at((skipped + done - 1) // order)
+            guess = _guess(pipeline, scheduler, latents, moment, cond, settings)
             latents = scheduler.step(guess, moment, latents, return_dict=False, **extra)[0]
-            step_done(done, len(scheduler.timesteps))
+            if given is not None and given.mask is not None:
+                latents = _kept(scheduler, given, noise, latents, moments, done)
+            check_latents(latents, done, len(moments), pipeline)
+            step_done(done, len(moments), latents)
     return latents
 
 
-def _scheduler(pipeline: Pipeline, settings: Settings) -> Any:
-    family = pipeline.family.defaults.extra["scheduler"]
-    with quiet():
-        scheduler = SAMPLERS[settings.sampler].scheduler(
-            family, schedule=settings.schedule, prediction_type=settings.prediction_type
+def _begin(
+    scheduler: Any, settings: Settings, noise: Tensor, start: Start | None
+) -> tuple[Sequence[Tensor], Tensor]:
+    """Return the moments to walk through, and the latents at the first of them."""
+    moments = scheduler.timesteps
+    if start is None:
+        return moments, noise * getattr(scheduler, "init_noise_sigma", 1.0)
+    order = max(1, getattr(scheduler, "order", 1))
+    steps = min(settings.steps * start.strength, settings.steps)
+    if settings.prediction_type == "flow":  # diffusers' pipelines round in two ways
+        first = int(settings.steps - steps) * order
+    else:
+        first = (settings.steps - int(steps)) * order
+    if first >= len(moments):
+        raise UsageError(
+            f"a strength of {start.strength:g} leaves no step of {settings.steps}. Use "
+            f"{1 / settings.steps:.2f} or more, or more steps."
         )
-        scheduler.set_timesteps(settings.steps, device=pipeline.device)
-    return scheduler
+    if hasattr(scheduler, "set_begin_index"):
+        scheduler.set_begin_index(first)
+    moments = moments[first:]
+    if start.pure:
+        return moments, noise * getattr(scheduler, "init_noise_sigma", 1.0)
+    return moments, noised(scheduler, start.latents, noise, moments[:1])
 
 
-def decode(pipeline: Pipeline, latents: Tensor) -> Tensor:
-    """Return pixels in 0..1, float32, shape [height, width, 3], on the CPU."""
-    with torch.inference_mode():
-        scaled = latents / pipeline.vae.config.scaling_factor
-        pixels = pipeline.vae.decode(scaled, return_dict=False)[0]
-        shown: Tensor = (pixels * 0.5 + 0.5).clamp(0, 1)[0].permute(1, 2, 0).float().cpu()
-        return shown
+def noised(scheduler: Any, latents: Tensor, noise: Tensor, moment: Tensor) -> Tensor:
+    """Return latents with as much noise as the scheduler has at a moment, shape [1]."""
+    if hasattr(scheduler, "scale_noise"):
+        found: Tensor = scheduler.scale_noise(latents, moment, noise)
+    else:
+        found = scheduler.add_noise(latents, noise, moment)
+    return found
+
+
+def _kept(
+    scheduler: Any,
+    start: Start,
+    noise: Tensor,
+    latents: Tensor,
+    moments: Sequence[Tensor],
+    done: int,
+) -> Tensor:
+    """Put the picture back where it stays, with the noise of the next step."""
+    mask = start.mask
+    assert mask is not None, "the caller has one"  # noqa: S101
+    known = start.latents
+    if done < len(moments):
+        known = noised(scheduler, known, noise, torch.stack([moments[done]]))
+    return (1 - mask) * known + mask * latents
+
+
+def _guess(
+    pipeline: Pipeline,
+    scheduler: Any,
+    latents: Tensor,
+    moment: Tensor,
+    cond: tuple[Cond, Cond | None],
+    settings: Settings,
+) -> Tensor:
+    """Ask the denoiser once, with the prompt and against the negative one."""
+    wanted, unwanted = cond
+    at = mixture(scheduler, moment, settings.prediction_type) if unwanted is not None else None
+    if at is not None and not guided(settings, at.level):
+        unwanted = None  # outside the interval of noise levels one look is enough
+    pair = latents if unwanted is None else torch.cat([latents] * 2)
+    if hasattr(scheduler, "scale_model_input"):
+        pair = scheduler.scale_model_input(pair, moment)
+    if unwanted is None:
+        return pipeline.engine.predict(pipeline, pair, moment, wanted, settings)
+    ask = pipeline.engine.predict
+    if all(unwanted[key].shape == value.shape for key, value in wanted.items()):
+        both = {key: torch.cat([unwanted[key], value]) for key, value in wanted.items()}
+        without, with_prompt = ask(pipeline, pair, moment, both, settings).chunk(2)
+    else:  # prompts of different length: filling one up would change what it says
+        one, other = pair.chunk(2)
+        without = ask(pipeline, one, moment, unwanted, settings)
+        with_prompt = ask(pipeline, other, moment, wanted, settings)
+    return combine(without, with_prompt, settings, pair.chunk(2)[0], at)
+
+
+def decode(pipeline: Pipeline, latents: Tensor, settings: Settings) -> Tensor:
+    """Return pixels in 0..1, float32, on the CPU: [frames, height, width, 3]."""
+    with torch.inference_mode(), tiles(pipeline, settings):
+        return decoded(pipeline, latents, settings)
+
+
+def encode_pixels(
+    pipeline: Pipeline, pixels: Tensor, settings: Settings, source: Generator
+) -> Tensor:
+    """Return the latents of a picture in 0..1, [height, width, 3], as the denoiser has them."""
+    with torch.inference_mode(), tiles(pipeline, settings):
+        return pipeline.engine.encode_pixels(pipeline, pixels, settings, source)

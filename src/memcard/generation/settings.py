@@ -8,15 +8,15 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, Final, Literal, TypeAlias, cast
 
 from memcard.core.architecture import Architecture
 from memcard.errors import NotFoundError, UsageError
 from memcard.generation.latents import SEEDS
-from memcard.generation.sampler import SCHEDULES
 from memcard.generation.samplers import SAMPLERS, find
+from memcard.generation.schedule import find as schedule_named
 
 Origin: TypeAlias = Literal["user", "card", "family"]
 
@@ -24,7 +24,26 @@ _CARD_NAMES: Final = {"cfg_scale": "cfg", "scheduler": "schedule", "negative_pro
 # A card may ask for no more than this: a user who wants more says so himself.
 _MOST: Final = {"steps": 1000, "width": 4096, "height": 4096}
 _MOST_CFG: Final = 1000.0
-_PREDICTIONS: Final = {"v": "v_prediction", "epsilon": "epsilon", "v_prediction": "v_prediction"}
+_MOST_SKIP: Final = 12
+_PREDICTIONS: Final = {
+    "v": "v_prediction",
+    "epsilon": "epsilon",
+    "v_prediction": "v_prediction",
+    "flow": "flow",
+}
+# What families seldom say; those that do keep it in ``defaults.extra["settings"]``.
+_USUAL: Final[Mapping[str, Any]] = {
+    "schedule": "normal",
+    "clip_skip": 1,
+    "guidance": None,
+    "cfg_rescale": 0.0,
+    "cfg_low": 0.0,
+    "cfg_high": 0.0,
+    "threshold": 0.0,
+    "frames": 1,
+    "fps": 24,
+}
+_MOST_FRAMES: Final = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +58,15 @@ class Settings:
         width: pixels, a multiple of 8.
         height: pixels, a multiple of 8.
         negative: what the picture should not be.
-        prediction_type: what the UNet was trained to say, ``epsilon`` or ``v_prediction``.
+        prediction_type: what the denoiser was trained to say: ``epsilon``, ``v_prediction``, ``flow``.
+        clip_skip: 1 for the layer of CLIP the family was trained with, n for n - 1 layers before it.
+        guidance: distilled guidance (Flux dev): what the model is told; None where it takes none.
+        cfg_rescale: 0..1, how far the contrast of the guided guess is pulled back to the unguided one.
+        cfg_low: noise level (sigma) up to which there is no guidance; 0 is none.
+        cfg_high: noise level (sigma) above which there is no guidance; 0 is none.
+        threshold: 0..1, dynamic thresholding: share of the picture's values left as they are, 0 is off.
+        frames: 1 for pictures; clips have more.
+        fps: frames per second of a clip.
         origin: for each of these, ``user``, ``card`` or ``family``.
     """
 
@@ -51,37 +78,58 @@ class Settings:
     height: int
     negative: str
     prediction_type: str
+    clip_skip: int = 1
+    guidance: float | None = None
+    cfg_rescale: float = 0.0
+    cfg_low: float = 0.0
+    cfg_high: float = 0.0
+    threshold: float = 0.0
+    frames: int = 1
+    fps: int = 24
     origin: Mapping[str, Origin] = field(default_factory=dict, compare=False)
 
 
 NAMES: Final = tuple(f.name for f in fields(Settings) if f.name != "origin")
 
 
-def resolve(family: Architecture, metadata: Mapping[str, str], user: Mapping[str, Any]) -> Settings:
+def resolve(
+    family: Architecture,
+    metadata: Mapping[str, str],
+    user: Mapping[str, Any],
+    usual: Mapping[str, Any] | None = None,
+    *,
+    clip_skip: Callable[[int], int] = lambda n: n,
+) -> Settings:
     """Choose each setting from the nearest place that says it.
 
     Args:
         family: of the checkpoint.
         metadata: of the checkpoint; read are ``memcard.card`` and ``modelspec.prediction_type``.
         user: by the names of ``Settings``; None means not said.
+        usual: what this very model asks for where it differs from its family.
+        clip_skip: gives ours for the number that a card has, which counts as other tools do.
 
     Raises:
         UsageError: a value is out of its range.
         NotFoundError: no sampler has this name.
     """
-    defaults = {name: getattr(family.defaults, name) for name in NAMES if name != "schedule"}
-    values: dict[str, Any] = {**defaults, "schedule": "normal"}
+    defaults = {name: getattr(family.defaults, name) for name in NAMES if name not in _USUAL}
+    values: dict[str, Any] = {**defaults, **_USUAL, **family.defaults.extra.get("settings", {})}
+    values |= usual or {}
     origin: dict[str, Origin] = dict.fromkeys(NAMES, "family")
+    card = from_card(metadata)
+    if "clip_skip" in card:
+        card["clip_skip"] = clip_skip(card["clip_skip"])
     sources: tuple[tuple[Origin, Mapping[str, Any]], ...] = (
-        ("card", _possible(from_card(metadata), family.defaults.multiple)),
+        ("card", _possible(card, family.defaults.multiple)),
         ("user", user),
     )
     for place, said in sources:
         for name, value in _spelled(said).items():
             if name in values and value is not None:
                 values[name], origin[name] = value, place
-    known = SAMPLERS[values["sampler"]].schedules
-    if values["schedule"] not in known and origin["schedule"] != "user":
+    known = SAMPLERS[values["sampler"]].known(values["prediction_type"])
+    if known and values["schedule"] not in known and origin["schedule"] != "user":
         values["schedule"], origin["schedule"] = known[0], "family"  # nobody asked for it here
     _check(values, family.defaults.multiple)
     return Settings(**values, origin=origin)
@@ -123,13 +171,18 @@ def _fits(name: str, value: Any) -> bool:
     """Whether a value from a card has the type of its setting; a card is a stranger's text."""
     if name in _MOST:
         return isinstance(value, int) and not isinstance(value, bool) and 0 < value <= _MOST[name]
-    if name == "cfg":
+    if name in ("clip_skip", "frames", "fps"):
+        most = _MOST_SKIP if name == "clip_skip" else _MOST_FRAMES
+        return isinstance(value, int) and not isinstance(value, bool) and 0 < value <= most
+    if name in ("cfg", "cfg_rescale", "cfg_low", "cfg_high", "threshold", "guidance"):
         number = isinstance(value, (int, float)) and not isinstance(value, bool)
-        return number and -_MOST_CFG <= cast(float, value) <= _MOST_CFG  # no NaN is between
+        least, most_of = (-_MOST_CFG, _MOST_CFG) if name == "cfg" else (0.0, _MOST_CFG)
+        most_of = 1.0 if name in ("cfg_rescale", "threshold") else most_of
+        return number and least <= cast(float, value) <= most_of  # no NaN is between
     if not isinstance(value, str) or not _is_unicode(value):
         return False
     if name == "schedule":
-        return value in SCHEDULES
+        return value.lower() == "automatic" or _is_schedule(value)
     if name == "prediction_type":
         return value in _PREDICTIONS
     return name != "sampler" or _is_sampler(value)
@@ -147,6 +200,13 @@ def _is_sampler(name: str) -> bool:
         return False
 
 
+def _is_schedule(name: str) -> bool:
+    try:
+        return bool(schedule_named(name))
+    except NotFoundError:
+        return False
+
+
 def _spelled(said: Mapping[str, Any]) -> dict[str, Any]:
     """Give the sampler our name; a name such as ``DPM++ 2M Karras`` also says the schedule."""
     found = dict(said)
@@ -154,11 +214,22 @@ def _spelled(said: Mapping[str, Any]) -> dict[str, Any]:
         found["sampler"], schedule = find(str(found["sampler"]))
         if schedule and found.get("schedule") is None:
             found["schedule"] = schedule
+    if found.get("schedule"):
+        found["schedule"] = _schedule(str(found["schedule"]), found.get("sampler"))
     if kind := found.get("prediction_type"):
         if kind not in _PREDICTIONS:
-            raise UsageError(f"no prediction type {kind!r}. There are: epsilon, v_prediction.")
+            raise UsageError(
+                f"no prediction type {kind!r}. There are: epsilon, v_prediction, flow."
+            )
         found["prediction_type"] = _PREDICTIONS[kind]
     return found
+
+
+def _schedule(name: str, sampler: str | None) -> str | None:
+    """Return our name of a schedule; Automatic is A1111's choice for a sampler."""
+    if name.lower() == "automatic":
+        return SAMPLERS[sampler].automatic if sampler else None
+    return schedule_named(name) if _is_schedule(name) else name  # refused with what there is
 
 
 def _check(values: dict[str, Any], multiple: int) -> None:
@@ -171,13 +242,44 @@ def _check(values: dict[str, Any], multiple: int) -> None:
             )
     if not math.isfinite(values["cfg"]):
         raise UsageError(f"cfg {values['cfg']} is not a number; 1 is no guidance, 7 is strong.")
+    _check_more(values)
     if values["steps"] < 1:
         raise UsageError(f"steps {values['steps']}: at least 1 is needed.")
-    sampler = SAMPLERS[values["sampler"]]
-    if values["schedule"] not in sampler.schedules:
+    SAMPLERS[values["sampler"]].check(
+        values["schedule"], values["prediction_type"], steps=values["steps"]
+    )
+
+
+def _check_more(values: dict[str, Any]) -> None:
+    if not 1 <= values["clip_skip"] <= _MOST_SKIP:
         raise UsageError(
-            f"{sampler.a1111} has no schedule {values['schedule']!r}. "
-            f"It has: {', '.join(sampler.schedules)}."
+            f"clip skip {values['clip_skip']}: 1 is the usual layer, {_MOST_SKIP} the most."
+        )
+    if not 0 <= values["cfg_rescale"] <= 1:
+        raise UsageError(f"cfg rescale {values['cfg_rescale']:g} is not in 0..1; 0 is off.")
+    if not 0 <= values["threshold"] <= 1:
+        raise UsageError(
+            f"threshold {values['threshold']:g} is not in 0..1; 0 is off, 0.995 is usual."
+        )
+    _check_interval(values["cfg_low"], values["cfg_high"])
+    told = values["guidance"]
+    if told is not None and not 0 <= told <= _MOST_CFG:
+        raise UsageError(f"guidance {told:g} is not in 0..{_MOST_CFG:g}.")
+    for name in ("frames", "fps"):
+        if not 1 <= values[name] <= _MOST_FRAMES:
+            raise UsageError(f"{name} {values[name]} is not in 1..{_MOST_FRAMES}.")
+
+
+def _check_interval(low: float, high: float) -> None:
+    """Refuse an interval of noise levels that holds none."""
+    for name, level in (("cfg_low", low), ("cfg_high", high)):
+        if not 0 <= level < math.inf:
+            raise UsageError(
+                f"{name} {level:g} is not a noise level; they begin at 0, which is off."
+            )
+    if high and low >= high:
+        raise UsageError(
+            f"cfg_low {low:g} is not below cfg_high {high:g}: no noise level would be guided."
         )
 
 

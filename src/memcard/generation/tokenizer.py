@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import gzip
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
@@ -23,35 +23,63 @@ END: Final = "<|endoftext|>"
 _WORDS: Final = (
     r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
 )
+# name: vocabulary, what prompts are padded with
+KINDS: Final[Mapping[str, tuple[str, str]]] = {
+    "clip": ("clip", END),
+    "clip_bang": ("clip", "!"),
+    "starter": ("starter", END),
+}
 _CLIP_MERGES: Final = 49152 - 256 - 2  # the file holds more than CLIP uses
 
 
 @dataclass(frozen=True, slots=True)
 class Tokenizer:
-    """Turns a prompt into token ids."""
+    """Turns a prompt into token ids.
+
+    Attributes:
+        backend: of the ``tokenizers`` library.
+        start: id that every prompt begins with.
+        end: id that ends it.
+        padding: id of what follows the end: OpenAI's encoders take the end again, OpenCLIP's take 0.
+        comma: id of a comma, where a long prompt may be broken; None if the vocabulary has none.
+    """
 
     backend: Any
     start: int
     end: int
+    padding: int
+    comma: int | None = None
+
+    def tokens(self, text: str) -> list[tuple[int, int]]:
+        """Return the ids of ``text`` alone, each with the place in ``text`` where it begins."""
+        encoding = self.backend.encode(text, add_special_tokens=False)
+        return [(i, first) for i, (first, _) in zip(encoding.ids, encoding.offsets, strict=True)]
 
     def encode(self, text: str, length: int) -> tuple[list[int], str]:
         """Return exactly ``length`` ids, and the end of ``text`` that did not fit ("" if all did)."""
-        encoding = self.backend.encode(text, add_special_tokens=False)
-        room = length - 2
-        ids = encoding.ids[:room]
-        cut = text[encoding.offsets[room][0] :] if len(encoding.ids) > room else ""
-        padding = [self.end] * (room - len(ids) + 1)  # CLIP pads with its end token
-        return [self.start, *ids, *padding], cut
+        tokens, room = self.tokens(text), length - 2
+        ids = [i for i, _ in tokens[:room]]
+        cut = text[tokens[room][1] :] if len(tokens) > room else ""
+        return self.framed(ids, length), cut
+
+    def framed(self, ids: Sequence[int], length: int) -> list[int]:
+        """Return exactly ``length`` ids: the start, at most ``length - 2`` of ``ids``, the end, padding."""
+        return [self.start, *ids, self.end, *[self.padding] * (length - 2 - len(ids))]
 
 
 @cache
 def tokenizer(name: str) -> Tokenizer:
-    """Return the packaged tokenizer ``clip`` or ``starter``.
+    """Return the packaged tokenizer ``clip``, ``clip_bang`` or ``starter``.
+
+    ``clip_bang`` has the words of ``clip`` and pads with ``!``, which is id 0, as OpenCLIP does.
 
     Raises:
         NotFoundError: none of that name ships with the package.
     """
-    return _build(*vocabulary(name))
+    if name not in KINDS:
+        raise NotFoundError(f"no tokenizer {name!r}. There are: {', '.join(KINDS)}.")
+    kind, padding = KINDS[name]
+    return _build(*vocabulary(kind), padding)
 
 
 def vocabulary(name: str) -> tuple[Mapping[str, int], list[tuple[str, str]]]:
@@ -91,7 +119,7 @@ def _starter() -> tuple[Mapping[str, int], list[tuple[str, str]]]:
     return json.loads((folder / "vocab.json").read_text("utf-8")), merges
 
 
-def _build(vocabulary: Mapping[str, int], merges: list[tuple[str, str]]) -> Tokenizer:
+def _build(vocabulary: Mapping[str, int], merges: list[tuple[str, str]], padding: str) -> Tokenizer:
     from tokenizers import AddedToken, Regex, models, normalizers, pre_tokenizers
     from tokenizers import Tokenizer as Backend
 
@@ -117,4 +145,5 @@ def _build(vocabulary: Mapping[str, int], merges: list[tuple[str, str]]) -> Toke
     backend.add_special_tokens(
         [AddedToken(t, special=True, normalized=False) for t in (START, END)]
     )
-    return Tokenizer(backend, vocabulary[START], vocabulary[END])
+    ends = vocabulary[START], vocabulary[END]
+    return Tokenizer(backend, *ends, vocabulary[padding], vocabulary.get(",</w>"))

@@ -10,25 +10,25 @@ import json
 from collections.abc import Mapping
 
 from memcard.errors import NotFoundError
-from memcard.generation.tokenizer import END, START, vocabulary
-
-# name here: packaged vocabulary, what prompts are padded with
-_KINDS = {"clip": ("clip", END), "clip_bang": ("clip", "!"), "starter": ("starter", END)}
+from memcard.generation.t5_tokenizer import t5_files
+from memcard.generation.tokenizer import END, KINDS, START, vocabulary
 
 
 def tokenizer_files(name: str, *, length: int = 77) -> Mapping[str, bytes]:
     """Return the files of a tokenizer folder by name.
 
     Args:
-        name: ``clip``, ``clip_bang`` (pads with ``!``, as OpenCLIP's do) or ``starter``.
+        name: ``clip``, ``clip_bang`` (pads with ``!``, as OpenCLIP's do), ``starter`` or ``t5``.
         length: most tokens of a prompt, both ends included.
 
     Raises:
         NotFoundError: none of that name ships with the package.
     """
-    if name not in _KINDS:
-        raise NotFoundError(f"no tokenizer {name!r}. There are: {', '.join(_KINDS)}.")
-    kind, padding = _KINDS[name]
+    if name == "t5":
+        return t5_files(length=length)
+    if name not in KINDS:
+        raise NotFoundError(f"no tokenizer {name!r}. There are: {', '.join(KINDS)}, t5.")
+    kind, padding = KINDS[name]
     words, merges = vocabulary(kind)
     special = {"bos_token": START, "eos_token": END, "unk_token": END, "pad_token": padding}
     config = {

@@ -17,7 +17,7 @@ from memcard.core.checkpoint import Checkpoint
 from memcard.dialects import DIALECTS, translate
 from memcard.errors import MismatchError, UnsupportedError
 from memcard.generation._engine import quiet
-from memcard.generation.pipeline import _device as device_named
+from memcard.generation.load import device_named
 from memcard.generation.tokenizer import Tokenizer, tokenizer
 from memcard.jobs._configs import FOLDER
 from memcard.jobs._translate import translated

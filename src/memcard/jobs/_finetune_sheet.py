@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -16,12 +15,12 @@ from torch import Tensor
 
 from memcard.architectures import ARCHITECTURES
 from memcard.core.atomic import replacing
-from memcard.generation.denoise import decode, denoise
+from memcard.generation.denoise import Conditions, decode, denoise
+from memcard.generation.engine import Pipeline
+from memcard.generation.engines import ENGINES
 from memcard.generation.grid import Row, sheet
 from memcard.generation.picture import picture
-from memcard.generation.pipeline import Pipeline
 from memcard.generation.settings import Settings, resolve
-from memcard.generation.tokenizer import tokenizer
 from memcard.jobs._finetune_models import Base
 from memcard.training.finetune.loop import autocast, running
 from memcard.training.finetune.model import Model, Words
@@ -53,8 +52,7 @@ class Painter:
         schedule = family.defaults.extra.get("scheduler") or _USUAL | {
             k: v for k, v in base.configs["scheduler"].items() if k not in _NOT_SCHEDULE
         }
-        extra = {"scheduler": schedule}
-        self._family = replace(family, defaults=replace(family.defaults, extra=extra))
+        self._configs = {"vae": base.configs["vae"], "scheduler": schedule}
         user = {"width": size[0], "height": size[1], "prediction_type": base.prediction}
         self.settings: Settings = resolve(family, base.source.metadata, user)
 
@@ -82,17 +80,23 @@ class Painter:
                 0,
             )  # SDXL's own pipeline: nothing is no words at all
         unet = _Told(self._model, words, self.settings)
+        # SDXL's sizes and pooled words are told by ``_Told``, so one engine paints all.
         pipeline = Pipeline(
-            *(self._model.family, self._family),
-            text_encoder=None,
-            unet=unet,
-            vae=self._model.vae,
-            tokenizer=tokenizer("clip"),  # not asked: the words are here already
-            dtype=torch.float32,
-            device=self._model.device,
+            self._model.family,
+            ENGINES["stable_diffusion"],
+            {"unet": unet, "vae": self._model.vae},
+            self._configs,
+            {},
+            self.settings.prediction_type,
+            torch.float32,
+            self._model.device,
         )
-        latents = denoise(pipeline, words.states.float(), self.settings, seed)
-        return picture(decode(pipeline, latents))
+        states = words.states.float()
+        told = Conditions(((self.settings.steps, {"states": states[1:]}, {"states": states[:1]}),))
+        if self.settings.cfg <= 1:
+            told = Conditions(((self.settings.steps, {"states": states[1:]}, None),))
+        latents = denoise(pipeline, told, self.settings, seed)
+        return picture(decode(pipeline, latents, self.settings)[0])
 
 
 class _Told:

@@ -20,6 +20,7 @@ from memcard.store.whereabouts import copies_of
 from memcard.store.writer import Writer
 
 _METADATA = "memcard.card"
+_SIDECAR = "memcard_sidecar"
 
 
 def note_read(writer: Writer, sha256: str, path: Path, metadata: Mapping[str, str]) -> None:
@@ -64,11 +65,15 @@ def say(
 def with_card(ref: str | Path, metadata: Mapping[str, str]) -> Mapping[str, str]:
     """Return the metadata of a checkpoint with the settings its card in the library recommends.
 
-    Only for a name of the library; a path speaks for itself.
+    Of a path: with those that the user wrote beside it (``memcard card --set``, ``memcard tune --write``).
     """
     found = stored(ref)
-    kept = None if found is None else cards.get(found[0], found[2].sha256)
-    if kept is None or not (settings := kept.card.settings):
+    if found is None:
+        settings = _written_beside(Path(ref).expanduser())
+    else:
+        kept = cards.get(found[0], found[2].sha256)
+        settings = {} if kept is None else kept.card.settings
+    if not settings:
         return metadata
     try:
         old = json.loads(metadata.get(_METADATA, "{}"))
@@ -78,6 +83,16 @@ def with_card(ref: str | Path, metadata: Mapping[str, str]) -> Mapping[str, str]
     before = old.get("settings")
     old["settings"] = {**(before if isinstance(before, dict) else {}), **settings}
     return {**metadata, _METADATA: json.dumps(old)}
+
+
+def _written_beside(path: Path) -> Mapping[str, str | int | float]:
+    """Return the settings in memcard's own sidecar; what other tools wrote is no word of the user."""
+    if not path.exists():
+        return {}
+    card = read_card(Subject(path))
+    own = (name for name, by in card.origin.items() if by == _SIDECAR)
+    keys = [name.partition(".")[2] for name in own if name.startswith("settings.")]
+    return {key: card.settings[key] for key in keys}
 
 
 def said_of(path: Path) -> Card | None:

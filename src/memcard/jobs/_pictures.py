@@ -4,31 +4,42 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from memcard._version import __version__
 from memcard.core.atomic import replacing
 from memcard.errors import NotFoundError, UsageError
-from memcard.generation.infotext import save_png
 
 if TYPE_CHECKING:
     from PIL.Image import Image
+    from torch import Tensor
 
     from memcard.generation.settings import Settings
 
 _STEM = 40  # characters of the prompt in a file name
+# endings of pictures; the first is the usual one
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """One picture with what it says about itself."""
+    """One picture, or one clip, with what it says about itself.
+
+    Attributes:
+        image: the picture; of a clip its first frame.
+        prompt: as it was typed.
+        seed: of its noise.
+        infotext: A1111's text.
+        frames: of a clip, [frames, height, width, 3] in 0..1, float32; None for a picture.
+    """
 
     image: Image
     prompt: str
     seed: int
     infotext: str
+    frames: Tensor | None = field(default=None, compare=False, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,11 +51,15 @@ class Result:
         checkpoint: name of the checkpoint.
         sha256: of its file.
         architecture: its model family.
-        loras: name, strength and sha256 of each LoRA.
+        loras: name, strength and sha256 of each LoRA; ``text_strength`` where it differs, and ``in_prompt``
+            true for one that the prompt names.
         vae: name and sha256 of another VAE; None for the checkpoint's own.
         settings: as used, with their origin.
         load_seconds: wall time until the models were ready.
         seconds: wall time of the whole run.
+        recipe: id of the recipe that the checkpoint was made by; None if it says none.
+        embeddings: name and sha256 of each textual inversion.
+        more: what else belongs into the pictures' JSON, such as ``denoise`` or ``second_pass``.
     """
 
     pictures: tuple[Picture, ...]
@@ -56,12 +71,18 @@ class Result:
     settings: Settings
     load_seconds: float
     seconds: float
+    recipe: str | None = None
+    embeddings: tuple[Mapping[str, Any], ...] = ()
+    more: Mapping[str, Any] = field(default_factory=dict)
 
     def facts(self) -> dict[str, Any]:
         """Return what goes into every picture: the same for the same inputs."""
         settings = asdict(self.settings)
         settings.pop("origin")
+        said = {"recipe": self.recipe, "embeddings": [dict(x) for x in self.embeddings]}
         return {
+            **{name: value for name, value in said.items() if value},
+            **self.more,
             "memcard": __version__,
             "checkpoint": {"name": self.checkpoint, "sha256": self.sha256},
             "architecture": self.architecture,
@@ -92,33 +113,102 @@ class Result:
         )
 
 
-def save(result: Result, out: str | Path | None = None) -> list[Path]:
-    """Write the pictures as PNG with their texts.
+def save(
+    result: Result,
+    out: str | Path | None = None,
+    *,
+    format: str | None = None,  # noqa: A002  # what people call it
+    quality: int | None = None,
+) -> list[Path]:
+    """Write the pictures with their texts, as PNG, JPEG or WebP; clips as MP4, WebP, GIF or PNGs.
 
     Args:
         result: of ``run``.
-        out: a file ending in .png (with several pictures it gets numbers), or a folder, made if it
-            is not there. None: this folder. Without a file name the prompt and the seed make one; no file is replaced then.
+        out: a file ending in .png, .jpg or .webp (with several pictures it gets numbers), or a folder, made
+            if it is not there. None: this folder. Without a file name the prompt and the seed make one;
+            no file is replaced then.
+        format: ``png``, ``jpg`` or ``webp`` for names that are made here; ``png`` if neither says. Of clips
+            ``webp``, ``mp4`` or ``gif``; ``webp`` if nothing says.
+        quality: 1..100, of JPEG and WebP. None: JPEG at 95, WebP without loss.
 
     Raises:
         NotFoundError: the folder above is not there.
-        UsageError: the file name ends in something else.
+        UsageError: the file name ends in something else, ``format`` is none of these or another than the
+            name's, or the quality is out of its range; or the texts are too long for a JPEG.
     """
+    if any(picture.frames is not None for picture in result.pictures):
+        return _save_clips(result, out, format, quality)
+    from memcard.generation.picture import FORMATS, write_picture
+
+    suffix = _suffix(out, format)
+    if quality is not None and not 1 <= quality <= 100:
+        raise UsageError(f"quality {quality} is not in 1..100; 95 is good, 80 is small.")
+    if quality is not None and suffix == ".png":
+        raise UsageError(
+            "a PNG has no quality: it loses nothing. Leave it out, or write .jpg or .webp."
+        )
     paths = []
     for i, picture in enumerate(result.pictures):
-        path = _path(out, picture, i if len(result.pictures) > 1 else None)
+        path = _path(out, picture, i if len(result.pictures) > 1 else None, suffix)
         facts = {**result.facts(), "prompt": picture.prompt, "seed": picture.seed}
         with replacing(path) as file:
-            save_png(picture.image, file, picture.infotext, facts)
+            write_picture(
+                *(picture.image, file, FORMATS[suffix], picture.infotext, facts), quality=quality
+            )
         paths.append(path)
     return paths
 
 
-def _path(out: str | Path | None, picture: Picture, number: int | None) -> Path:
+def _save_clips(
+    result: Result, out: str | Path | None, wanted: str | None, quality: int | None
+) -> list[Path]:
+    from memcard.generation.clip_file import kind_of, write_clip
+
+    place = Path(out or ".").expanduser()
+    named = place.suffix.lower() if place.suffix and not place.is_dir() else ""
+    suffix = named or f".{(wanted or 'webp').lower().removeprefix('.')}"
+    kind_of(Path(f"clip{suffix}"))  # says first what cannot be written
+    paths = []
+    for i, picture in enumerate(result.pictures):
+        path = _path(out, picture, i if len(result.pictures) > 1 else None, suffix)
+        facts = {**result.facts(), "prompt": picture.prompt, "seed": picture.seed}
+        assert picture.frames is not None, "a run makes clips, or it makes pictures"  # noqa: S101
+        paths.append(
+            write_clip(
+                *(picture.frames, path),
+                fps=result.settings.fps,
+                text=picture.infotext,
+                facts=facts,
+                quality=quality,
+            )
+        )
+    return paths
+
+
+def _suffix(out: str | Path | None, wanted: str | None) -> str:
+    """Return the ending of the files; every fault before anything is written."""
+    place = Path(out or ".").expanduser()
+    named = place.suffix.lower() if place.suffix and not place.is_dir() else ""
+    if named and named not in SUFFIXES:
+        raise UsageError(
+            f"{place}: pictures are written as .png, .jpg or .webp; end the name in one of these."
+        )
+    if wanted is None:
+        return named or SUFFIXES[0]
+    asked = f".{wanted.lower().removeprefix('.')}"
+    if asked not in SUFFIXES:
+        raise UsageError(f"no format {wanted!r}. There are: png, jpg, webp.")
+    same = {named, asked} <= {".jpg", ".jpeg"} or named in ("", asked)
+    if not same:
+        raise UsageError(
+            f"{place}: ends in {named}, but the format is {wanted}. Leave one of them out."
+        )
+    return named or asked
+
+
+def _path(out: str | Path | None, picture: Picture, number: int | None, suffix: str) -> Path:
     place = Path(out or ".").expanduser()
     if place.suffix and not place.is_dir():
-        if place.suffix.lower() != ".png":
-            raise UsageError(f"{place}: pictures are written as .png; end the name in .png.")
         return place if number is None else place.with_stem(f"{place.stem}-{number + 1}")
     if not place.is_dir():
         if not place.parent.is_dir():
@@ -127,4 +217,4 @@ def _path(out: str | Path | None, picture: Picture, number: int | None) -> Path:
     words = re.sub(r"[^a-z0-9]+", "-", picture.prompt.lower()).strip("-")[:_STEM].strip("-")
     stem = f"{words or 'picture'}-{picture.seed}"
     names = (stem, *(f"{stem}-{i}" for i in range(2, 10**6)))
-    return next(p for name in names if not (p := place / f"{name}.png").exists())
+    return next(p for name in names if not (p := place / f"{name}{suffix}").exists())

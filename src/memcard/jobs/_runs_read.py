@@ -162,7 +162,7 @@ def is_run(folder: Path) -> bool:
 
 
 def opened(folder: Path, *, whole: bool = False) -> Opened:
-    """Look at a run folder; ``whole``: read all of its log, however long.
+    """Look at a run folder; ``whole``: look at all of its log, however long.
 
     Raises:
         CorruptError: ``run.json`` is damaged, and there is no save that tells what it said.

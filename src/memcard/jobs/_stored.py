@@ -14,6 +14,7 @@ from functools import lru_cache
 from blake3 import blake3
 
 from memcard.core.checkpoint import Checkpoint, Extent
+from memcard.core.identity import CONTENT, Place, Supply, supply
 from memcard.core.tensors import Specs
 from memcard.errors import CorruptError, IntegrityError, NotFoundError
 from memcard.jobs import _training_path
@@ -137,6 +138,7 @@ class StoredCheckpoint:
             self._names = {computed_key(manifest_id, n): n for n in self.manifest.tensors}
         self._read = self._objects.reader(self._compute)
         self._files: dict[int, tuple[Segment, ...]] = {}
+        self._supply: Supply | None = None
 
     def read(self, name: str) -> memoryview:
         """Return one tensor."""
@@ -208,6 +210,22 @@ class StoredCheckpoint:
         """Nowhere: the bytes lie in no file as they are."""
         return None
 
+    def identity_of(self, name: str, place: Place) -> str | None:
+        """Return what a tensor is: its digest, where the manifest has it."""
+        del place
+        self._spec_size(name)
+        key = self.manifest.tensors[name].blake3
+        return f"manifest:{self._id}:{name}" if key is None else f"{CONTENT}{key}"
+
+    def supplied_by(self, source: Supply | None) -> None:
+        """Ask ``source`` for values before any pack is read; what is built on them is checked.
+
+        A difference whose base is in memory is then read alone.
+        """
+        self._supply = source
+        if self._recipe is not None:
+            supply(self._recipe, source)
+
     def close(self) -> None:
         """Close the packs."""
         if self._mine:
@@ -247,6 +265,8 @@ class StoredCheckpoint:
                 )
 
     def _compute(self, key: str, offset: int, out: memoryview) -> bool:
+        if self._supply is not None and self._supply(key, offset, out):
+            return True
         name = self._names.get(key)
         if name is None or self._recipe is None:
             return False

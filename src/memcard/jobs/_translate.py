@@ -17,6 +17,7 @@ _SIDES: Mapping[str, Side] = {"ldm": "ldm", "original": "ldm", "diffusers": "dif
 _ZERO_SNR, _V_PREDICTION = "ztsnr", "v_pred"
 _MARKERS = (_ZERO_SNR, _V_PREDICTION, "edm_mean", "edm_std")
 _POSITIONS = "text_model.embeddings.position_embedding.weight"
+_T5_LENGTH = 512  # T5 knows distances, not places: a limit of the pipelines, not of the weights
 _PREDICTION = "modelspec.prediction_type"
 
 
@@ -73,8 +74,7 @@ def translated(checkpoint: Checkpoint, to: Side, *, folder: bool) -> Translated:
         return Translated(renamed, {}, {}, said, notes if told else (*notes, _no_config(found)))
     texts = configs(specs, family, facts)
     files = _tokenizers(family, found) if "model_index.json" in texts else {}
-    absent = DIALECTS[family].absent if _has_t5(found) else ()
-    return Translated(renamed, files, _with_tokenizers(texts, files), said, (*notes, *absent))
+    return Translated(renamed, files, _with_tokenizers(texts, files), said, notes)
 
 
 def _markers(found: Translation, source: Checkpoint) -> tuple[dict[str, str], tuple[str, ...]]:
@@ -110,10 +110,6 @@ def _facts(checkpoint: Checkpoint, found: Translation) -> tuple[str | None, Fact
     return (known.architecture if known.architecture in found.families else None), facts
 
 
-def _has_t5(found: Translation) -> bool:
-    return any(name.endswith("SelfAttention.q.weight") for name in found.arrangements)
-
-
 def _tokenizers(family: str, found: Translation) -> dict[str, bytes]:
     """Return the files of every tokenizer whose text encoder is there."""
     from memcard.generation.tokenizer_files import tokenizer_files
@@ -122,8 +118,8 @@ def _tokenizers(family: str, found: Translation) -> dict[str, bytes]:
     for folder, name in DIALECTS[family].tokenizers.items():
         encoder = folder.replace("tokenizer", "text_encoder")
         if encoder in found.components:
-            positions = found.arrangements[f"{encoder}.{_POSITIONS}"].spec.shape
-            made = tokenizer_files(name, length=positions[0])
+            position = found.arrangements.get(f"{encoder}.{_POSITIONS}")
+            made = tokenizer_files(name, length=position.spec.shape[0] if position else _T5_LENGTH)
             files |= {f"{folder}/{file}": text for file, text in made.items()}
     return files
 
@@ -134,7 +130,9 @@ def _with_tokenizers(texts: Mapping[str, str], files: Mapping[str, bytes]) -> Ma
         return texts
     index: dict[str, Any] = json.loads(texts["model_index.json"])
     folders = dict.fromkeys(path.partition("/")[0] for path in files)
-    index |= {folder: ["transformers", "CLIPTokenizer"] for folder in folders}
+    for folder in folders:
+        kind = "T5TokenizerFast" if f"{folder}/tokenizer.json" in files else "CLIPTokenizer"
+        index[folder] = ["transformers", kind]
     return {**texts, "model_index.json": json.dumps(index, indent=2) + "\n"}
 
 

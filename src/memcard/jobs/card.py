@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, Final, cast
+from typing import TYPE_CHECKING, Any, Final, cast
 
 from memcard.cards import (
     CARDS,
@@ -25,6 +25,7 @@ from memcard.cards import (
 from memcard.core import card_fields
 from memcard.core.atomic import replacing
 from memcard.core.card import Card, check
+from memcard.core.progress import Listener, silent
 from memcard.errors import CorruptError, FormatError, UsageError
 from memcard.formats import open_file
 from memcard.jobs._library_cards import kept_of, say
@@ -32,6 +33,9 @@ from memcard.jobs._library_refs import stored
 from memcard.jobs.resolve import locate, starter_folder
 from memcard.store.layout import Layout, exists
 from memcard.store.refs import Version, find
+
+if TYPE_CHECKING:
+    from memcard.jobs._card_learn import Learnt
 
 # What people ask for, and the plug-in that writes it.
 WRITES: Final[Mapping[str, str]] = {"a1111": "a1111_sidecar", "modelspec-sidecar": "swarm"}
@@ -71,7 +75,11 @@ def card(ref: str | Path) -> Card:
 
 
 def set_card(
-    ref: str | Path, changes: Iterable[tuple[str, str]], *, dry_run: bool = False
+    ref: str | Path,
+    changes: Iterable[tuple[str, str]],
+    *,
+    evidence: Mapping[str, Mapping[str, Any]] | None = None,
+    dry_run: bool = False,
 ) -> Written:
     """Write what the user says into ``NAME.memcard.json`` beside the checkpoint.
 
@@ -81,6 +89,7 @@ def set_card(
         ref: a file, a folder, or a name of the library.
         changes: field and value as a person types them; see ``fields``. Lists have commas between their
             words. An empty value takes back what this sidecar said, so that others count again.
+        evidence: what the values stand on, kept in the card's ``extra`` by these names: ``learnt``, …
         dry_run: write nothing.
 
     Raises:
@@ -89,13 +98,47 @@ def set_card(
         DiskError: the disk is full or read-only.
     """
     if (found := stored(ref)) is not None:
-        return _say(found[0], found[2], changes, dry_run=dry_run)
+        return _say(found[0], found[2], changes, evidence=evidence, dry_run=dry_run)
     subject = _subject(ref)
     path, old = _sidecar(subject, ".memcard.json")
     said = Card.from_json(json.dumps(old), where=str(path)) if old else Card()
     for name, value in _parsed(changes):
         said = _with(said, name, value)
+    said = _with_evidence(said, evidence)
     return _write(subject, _OWN, path, said, old, dry_run=dry_run)
+
+
+def learn(
+    ref: str | Path,
+    folder: str | Path,
+    *,
+    keep: bool = False,
+    dry_run: bool = False,
+    progress: Listener = silent,
+) -> tuple[Learnt, Written | None]:
+    """Count the settings of the pictures below a folder that were made with a checkpoint; see ``Learnt``.
+
+    Args:
+        ref: as for ``set_card``.
+        folder: with pictures of any tool.
+        keep: set what is recommended on the card, with the counts as evidence under ``extra.learnt``.
+        dry_run: with ``keep``: show what would be written, and write nothing.
+        progress: hears about the hashing and the pictures.
+
+    Returns:
+        What was counted; and what was written, None if nothing was.
+
+    Raises:
+        NotFoundError: no such checkpoint or folder, or no picture below it.
+        UsageError: nothing can be written for a part of the package, or of a library.
+    """
+    from memcard.jobs._card_learn import learn as count
+
+    found = count(ref, folder, progress=progress)
+    if not keep or not found.recommended:
+        return found, None
+    evidence = {"learnt": found.evidence()}
+    return found, set_card(ref, found.changes(), evidence=evidence, dry_run=dry_run)
 
 
 def card_in(home: Layout, ref: str) -> Card:
@@ -152,12 +195,18 @@ def fields() -> dict[str, str]:
 
 
 def _say(
-    home: Layout, version: Version, changes: Iterable[tuple[str, str]], *, dry_run: bool
+    home: Layout,
+    version: Version,
+    changes: Iterable[tuple[str, str]],
+    *,
+    evidence: Mapping[str, Mapping[str, Any]] | None = None,
+    dry_run: bool,
 ) -> Written:
     kept = kept_of(home, version)
     said = kept.said
     for name, value in _parsed(changes):
         said = _with(said, name, value)
+    said = _with_evidence(said, evidence)
     path, content = say(home, version, said, dry_run=dry_run)
     return Written(path, content, replace(kept, said=said).card)
 
@@ -253,6 +302,11 @@ def _typed(name: str, text: str) -> Any:
     if name.startswith("permissions."):
         return _FLAGS.get(text.strip().lower(), text)
     return text
+
+
+def _with_evidence(said: Card, evidence: Mapping[str, Mapping[str, Any]] | None) -> Card:
+    kept = {name: card_fields.plain(found) for name, found in (evidence or {}).items()}
+    return replace(said, extra={**said.extra, **kept})
 
 
 def _with(said: Card, name: str, value: Any) -> Card:

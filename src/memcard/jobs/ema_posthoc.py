@@ -8,12 +8,16 @@ smooths away, where a whole one is off by 0.1 % or less; so that is refused.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from memcard.core.progress import Listener, silent
 from memcard.errors import MemcardError, MismatchError, NotFoundError, UsageError
 from memcard.jobs._making import Made
+from memcard.jobs.add import add
 from memcard.jobs.ema import Snapshot, ema_combine, stated
+from memcard.store import refs
+from memcard.store.layout import Layout, default_home, exists
 
 _SUFFIX = ".safetensors"
 _FOLDER = "ema"  # of a run, where its snapshots lie
@@ -31,6 +35,7 @@ def ema_posthoc(
     dry_run: bool = False,
     digests: bool = True,
     threads: int | None = None,
+    library: str | Path | None = None,
     progress: Listener = silent,
 ) -> Made:
     """Write the average of width ``sigma_rel`` that ends at step ``at``, with its recipe.
@@ -40,13 +45,15 @@ def ema_posthoc(
     Args:
         sources: folders of a run (its ``ema`` folder is looked into too), or the snapshots.
         sigma_rel: width as a share of the training, 0.0001 to 0.2886.
-        out: file to write; the suffix names the format.
+        out: file to write; the suffix names the format. A name alone means NAME.safetensors here, which the
+            library then knows by that name.
         at: a step of which there are snapshots; None: the last one.
         dtype: of the result: ``widest`` for that of the snapshots, ``F32``, ``F16``, ``BF16``.
         overwrite: replace a file that is there.
         dry_run: return the plan and write nothing.
         digests: record the SHA-256 of the snapshots in the recipe.
         threads: None for as many as there are processors, at most 4.
+        library: its folder; None: ``$MEMCARD_HOME`` or the platform's.
         progress: hears how far it is.
 
     Raises:
@@ -55,6 +62,8 @@ def ema_posthoc(
         NotFoundError: there are no snapshots.
         UsageError: the width is out of its range, or a file does not say its step or width.
     """
+    home = Layout(Path(library).expanduser() if library else default_home())
+    target, name = _target(out, home, overwrite=overwrite)
     found = [stated(ref) for ref in _files(sources)]
     _check_known(found)
     _check_one_run(found)
@@ -62,9 +71,9 @@ def ema_posthoc(
     used = [s for s in found if (s.step or 0) <= end]
     # The last one first: counters and other whole numbers are taken from it.
     used.sort(key=lambda s: (-(s.step or 0), s.sigma_rel or 0))
-    return ema_combine(
+    made = ema_combine(
         [s.ref for s in used],
-        out=out,
+        out=target,
         sigma_rel=sigma_rel,
         at=end,
         dtype=dtype,
@@ -74,6 +83,28 @@ def ema_posthoc(
         threads=threads,
         progress=progress,
     )
+    if name and made.written:
+        add(home, [target], name=name, update=overwrite)
+        made = replace(made, notes=(*made.notes, f"The library knows it as {name}."))
+    return made
+
+
+def _target(out: str | Path, home: Layout, *, overwrite: bool) -> tuple[Path, str]:
+    """Return the file to write, and its name in the library; "" where a file was named.
+
+    Raises:
+        UsageError: the name is no possible one, or means another checkpoint.
+    """
+    path = Path(out).expanduser()
+    if path.name != str(out) or not (path.suffix[1:] or "0").isdecimal():  # fox-v1.5 is a name
+        return path, ""
+    name = refs.check_name(str(out))
+    if not overwrite and exists(home) and refs.get(home, name) is not None:
+        raise UsageError(
+            f"{name}: is the name of a checkpoint in the library. Choose another, or let it mean the new one "
+            "with --force; the old one stays in its history."
+        )
+    return path.with_name(f"{name}{_SUFFIX}"), name
 
 
 def _files(sources: Sequence[str | Path]) -> list[str | Path]:

@@ -133,7 +133,7 @@ def finetune(
     """
     start = time.perf_counter()
     require("train", what="Fine-tuning")
-    from memcard.generation.pipeline import _device as device_named
+    from memcard.generation.load import device_named
     from memcard.jobs import _finetune_run as runs
     from memcard.jobs._finetune_finish import finish
     from memcard.jobs._finetune_result import LORA_FORMATS

@@ -21,6 +21,8 @@ from memcard.recipes.execute import evaluate
 from memcard.recipes.nodes import Apply, Params
 from memcard.recipes.op import complete
 
+_TEXT = "^text_encoder"  # modules of text encoders, all of them
+
 __all__ = ["block_strengths", "lora_bake", "lora_node", "open_with_loras"]
 
 
@@ -129,18 +131,54 @@ def _unusual(stated: Sequence[Mapping[str, float]], usual: Sequence[float | None
 
 def open_with_loras(
     base: str | Path,
-    loras: Sequence[tuple[str | Path, float]],
+    loras: Sequence[tuple[str | Path, float] | tuple[str | Path, float, float | None]],
     *,
     skip_unmatched: bool = False,
+    blocks: Sequence[tuple[str, float]] = (),
 ) -> Checkpoint:
     """Open a base with LoRAs added, without writing it: computed where it is read.
 
     The same bits as ``lora_bake`` writes. It says about itself what the base says.
+
+    Args:
+        base: path or name.
+        loras: (path or name, strength), or (path or name, strength, strength in the text encoders); those
+            with a strength of their own for the text encoders are added one after another.
+        skip_unmatched: as for ``lora_bake``.
+        blocks: as for ``lora_bake``.
 
     Raises:
         MismatchError: a LoRA does not fit; lists every layer that does not.
     """
     if not loras:
         return resolve(base)
-    node = lora_node(base, loras, skip_unmatched=skip_unmatched)
-    return evaluate(node, open_source, OPS, metadata=metadata_of(node.inputs[0]))
+    split = [(lora[0], lora[1], lora[2] if len(lora) > 2 else None) for lora in loras]
+    if all(text in (None, strength) for _, strength, text in split):
+        pairs = [(ref, strength) for ref, strength, _ in split]
+        node = lora_node(base, pairs, skip_unmatched=skip_unmatched, blocks=blocks)
+        return evaluate(node, open_source, OPS, metadata=metadata_of(node.inputs[0]))
+    node = _one_by_one(base, split, skip_unmatched=skip_unmatched, blocks=blocks)
+    return evaluate(node, open_source, OPS, metadata=metadata_of(node))
+
+
+def _one_by_one(
+    base: str | Path,
+    loras: Sequence[tuple[str | Path, float, float | None]],
+    *,
+    skip_unmatched: bool,
+    blocks: Sequence[tuple[str, float]],
+) -> Apply:
+    """Return the recipe of a base with LoRAs that are stronger or weaker in the text encoders."""
+    whole: Apply | None = None
+    for ref, main, text in loras:
+        strength, rules = main, list(blocks)
+        if text is not None and text != strength:
+            # One strength is stated; the other is a share of it.
+            if strength:
+                rules.insert(0, (_TEXT, text / strength))
+            else:
+                strength, rules = text, [(_TEXT, 1.0), (".", 0.0)]
+        node = lora_node(base, [(ref, strength)], skip_unmatched=skip_unmatched, blocks=rules)
+        whole = node if whole is None else Apply(node.op, (whole, *node.inputs[1:]), node.params)
+    assert whole is not None, "the caller has at least one"  # noqa: S101
+    return whole

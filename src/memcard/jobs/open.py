@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 from memcard.core.extras import require
+from memcard.core.identity import Place, identity
 from memcard.core.views import View
 from memcard.errors import MemcardError
 from memcard.jobs.resolve import resolve
@@ -36,6 +37,10 @@ class Opened(View):
         from memcard.architectures import identify
 
         return identify(self.specs, self.metadata)
+
+    def identity_of(self, name: str, place: Place) -> str | None:
+        """Return what a tensor is, told without reading it; see ``memcard.core.identity``."""
+        return identity(self._whole, name, place)
 
     def tensor(self, name: str) -> Tensor:
         """Return one tensor for torch: a window on the file where that is possible, else a copy.

@@ -65,7 +65,8 @@ def _reported(found: Found, metric: str | None) -> RunReport:
         why = "its folder is not there: a disk that is not connected, or it was removed"
         return unreachable(found.name, found.id, found.folder, why)
     try:
-        run = opened(found.folder)
+        # a named metric may be one that few lines have, which samples would miss
+        run = opened(found.folder, whole=metric is not None)
         return reported(run, metric, strict=False)
     except (MemcardError, OSError) as error:
         return unreachable(found.name or found.folder.name, found.id, found.folder, str(error))
@@ -128,6 +129,7 @@ class RunShown:
         saves: the oldest first.
         metrics: by name: first, last, lowest and highest value.
         events: what happened, the latest last: resumed, failed, waited, promoted, ended.
+        sampled: whether the log is so long that curve, lowest and highest are of samples from all over it.
     """
 
     report: RunReport
@@ -137,6 +139,7 @@ class RunShown:
     saves: tuple[SaveReport, ...]
     metrics: dict[str, tuple[float, float, float, float]]
     events: tuple[dict[str, Any], ...]
+    sampled: bool = False
 
     def to_dict(self) -> dict[str, Any]:
         """Return the facts as JSON values."""
@@ -150,6 +153,7 @@ class RunShown:
             **{key: getattr(self, key) for key in plain},
             "saves": [save.to_dict() for save in self.saves],
             "metrics": rows,
+            "sampled": self.sampled,
             "events": list(self.events),
         }
 
@@ -179,7 +183,7 @@ def show(run: str, *, metric: str | None = None, library: str | Path | None = No
         rows[name] = (values[0], values[-1], min(finite), max(finite))
     events = tuple(event for event in found.log.events if event["event"] in _TOLD)
     plain = (dict(found.run.settings), dict(found.run.keep), dict(found.run.command))
-    return RunShown(reported(found, metric), *plain, kept, rows, events)
+    return RunShown(reported(found, metric), *plain, kept, rows, events, found.log.sampled)
 
 
 def saves_of(found: Opened) -> tuple[SaveReport, ...]:

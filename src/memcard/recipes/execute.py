@@ -8,6 +8,7 @@ from threading import Lock, local
 from typing import Any, TypeAlias, cast
 
 from memcard.core.checkpoint import Checkpoint, Extent
+from memcard.core.identity import Place, Supply, derived, identity, supply
 from memcard.core.tensors import Specs
 from memcard.errors import MismatchError, NotFoundError
 from memcard.recipes.nodes import Apply, Node, Params, Source, Step
@@ -105,6 +106,35 @@ class RecipeCheckpoint:
             return None
         index, key = step.needs[0]
         return self._inputs[index].extent(key)
+
+    def identity_of(self, name: str, place: Place) -> str | None:
+        """Return what a tensor is: that of its source if it is copied, else the operation and its inputs.
+
+        An operation that surveys all of its inputs first depends on all of them.
+        """
+        step = self._step(name)
+        if step.copy:
+            index, key = step.needs[0]
+            return identity(self._inputs[index], key, place)
+        needs = [*step.needs, *step.small]
+        if isinstance(self._op, Surveying):
+            needs += [(i, key) for i, one in enumerate(self._inputs) for key in one.specs]
+        parts = [
+            (identity(self._inputs[i], key, place), self._inputs[i].specs[key]) for i, key in needs
+        ]
+        if any(one is None for one, _ in parts):
+            return None
+        kind = type(self._op)
+        how = (self._op, self._params, step.name, step.spec, step.detail)
+        return derived(
+            f"{kind.__module__}.{kind.__qualname__} {how!r}",
+            *(f"{one} {spec}" for one, spec in parts),
+        )
+
+    def supplied_by(self, source: Supply | None) -> None:
+        """Let the inputs ask ``source`` before they unpack anything."""
+        for checkpoint in self._inputs:
+            supply(checkpoint, source)
 
     def close(self) -> None:
         """Close the inputs."""

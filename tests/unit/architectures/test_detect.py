@@ -6,14 +6,13 @@ from pathlib import Path
 import pytest
 
 from fixtures.sd15 import FULL, TINY, Size, shapes, write_safetensors
-from fixtures.unets import diffusers_unet
 from memcard.architectures import ARCHITECTURES, candidates, detect
 from memcard.core.checkpoint import Checkpoint
 from memcard.core.tensors import DTYPES, Spec, Specs
 from memcard.core.views import View
 from memcard.errors import UnsupportedError
 from memcard.formats import open_file
-from memcard.generation.pipeline import family_of
+from memcard.generation.parts import assemble
 from memcard.jobs.resolve import names, resolve
 
 
@@ -159,26 +158,20 @@ def test_what_is_no_sd1_is_not_called_one(other: str) -> None:
     assert detect(specs_of(OTHERS[other])) is None
 
 
-def test_inpainting_is_known_for_what_it_is_and_not_run(tmp_path: Path) -> None:
+def test_inpainting_is_known_for_what_it_is() -> None:
     found = detect(specs_of(inpainting()))
 
     assert found is not None
     assert (found[0], found[1].variant) == ("sd1", "inpainting")
-    assert not ARCHITECTURES["sd1"].runs(specs_of(inpainting()), found[1])
+
+
+def test_a_kind_that_is_not_run_is_named(tmp_path: Path) -> None:
     file = write_safetensors(tmp_path / "sd1.safetensors")
-    with pytest.raises(UnsupportedError, match=r"Stable Diffusion 1\.x, inpainting"):
-        family_of(Renamed(open_file(file), inpainting()), "my.safetensors")
+    first = f"{UNET}input_blocks.0.0.weight"
+    shown = changed(lambda name, shape: (shape[0], 8, 3, 3) if name == first else shape)
 
-
-def test_only_the_plain_model_under_its_own_names_is_run() -> None:
-    sd1 = ARCHITECTURES["sd1"]
-    whole, named = specs_of(shapes(TINY)), specs_of(diffusers_unet("sd1"))
-    evidence, other = sd1.detect(whole), sd1.detect(named)
-
-    assert evidence is not None
-    assert other is not None
-    assert sd1.runs(whole, evidence)
-    assert not sd1.runs(named, other)
+    with pytest.raises(UnsupportedError, match=r"Stable Diffusion 1\.x, instruct-pix2pix"):
+        assemble(Renamed(open_file(file), shown), "my.safetensors")
 
 
 def test_the_files_of_the_starter_that_are_no_whole_are_nobodys() -> None:

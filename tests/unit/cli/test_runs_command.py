@@ -12,6 +12,7 @@ from fixtures.runs import log, losses, run_folder
 from fixtures.training import write_save
 from memcard.cli import _runs_view as view
 from memcard.cli.main import main
+from memcard.jobs import _runs_log
 from memcard.training.keep import Keep
 from memcard.training.saves import name_of
 
@@ -110,6 +111,22 @@ def test_a_page_is_written_once(neon, tmp_path, capsys):
     assert "<svg" in page.read_text()
     assert said(capsys, "runs", "show", "neon", "--html", page)[0] == 2
     assert said(capsys, "runs", "show", "neon", "--html", page, "--force")[0] == 0
+
+
+def test_a_picture_is_written_once(neon, tmp_path, capsys):
+    out = tmp_path / "curve.png"
+    code, _, err = said(capsys, "runs", "show", "neon", "--png", out)
+    assert code == 0
+    assert f"picture: {out}" in err
+    assert out.read_bytes().startswith(b"\x89PNG")
+    assert said(capsys, "runs", "show", "neon", "--png", out)[0] == 2
+    assert said(capsys, "runs", "show", "neon", "--png", out, "--force")[0] == 0
+
+
+def test_of_a_long_log_show_says_that_it_read_samples(neon, capsys, monkeypatch):
+    assert "samples" not in said(capsys, "runs", "show", "neon")[2]
+    monkeypatch.setattr(_runs_log, "_WHOLE", 100)
+    assert "samples from all over it" in said(capsys, "runs", "show", "neon")[2]
 
 
 def test_resume_shows_the_command_and_starts_strangers_only_when_told(neon, tmp_path, capsys):

@@ -21,7 +21,7 @@ from memcard.formats import open_file
 State = dict[str, Tensor]
 
 
-@pytest.fixture(scope="module", params=mostly_slow(FAMILIES, "sd1", "flux"))
+@pytest.fixture(scope="module", params=mostly_slow(FAMILIES, "sd1"))
 def pipeline(request: Any, tmp_path_factory: Any) -> tuple[str, dict[str, Any], State, Any]:
     """Family, models, the tensors under diffusers' names, the same in a file of LDM names."""
     models, tensors = diffusers_models.family(request.param)
@@ -211,7 +211,7 @@ def test_rows_of_different_dtypes_are_not_joined() -> None:
 def test_a_file_of_no_dictionary_is_refused_with_those_there_are() -> None:
     from memcard.core.tensors import DTYPES, Spec
 
-    with pytest.raises(MismatchError, match=r"in no dictionary.*There are: Flux"):
+    with pytest.raises(MismatchError, match=r"in no dictionary.*There are: .*Flux"):
         translate({"strange.weight": Spec(DTYPES["F32"], (2,))}, "ldm")
 
 

@@ -8,7 +8,12 @@ from memcard.generation._engine import quiet
 from memcard.generation.latents import generator, noise
 from memcard.generation.samplers import SAMPLERS
 
-PAIRS = [(name, schedule) for name in SAMPLERS for schedule in SAMPLERS[name].schedules]
+# All pairs also sample a Gaussian in test_sampling.py; here each sampler's own schedule, the rest is slow.
+PAIRS = [
+    pytest.param(name, schedule, marks=[] if schedule == "normal" else pytest.mark.slow)
+    for name in SAMPLERS
+    for schedule in SAMPLERS[name].schedules
+]
 FAMILIES = {
     name: family.defaults.extra["scheduler"]
     for name, family in ARCHITECTURES.items()

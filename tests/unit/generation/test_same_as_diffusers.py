@@ -15,8 +15,8 @@ from torch import Tensor
 from fixtures.small import array_of
 from memcard.architectures import ARCHITECTURES
 from memcard.core.checkpoint import Checkpoint
-from memcard.generation.denoise import decode, denoise, encode
-from memcard.generation.pipeline import Pipeline
+from memcard.generation.denoise import conditions, decode, denoise
+from memcard.generation.engine import Pipeline
 from memcard.generation.settings import resolve as choose
 from memcard.generation.tokenizer import _clip
 from memcard.jobs.resolve import starter_folder
@@ -136,7 +136,8 @@ def picture_of(pipe: Any, config: dict[str, Any], prompt: str, seed: int, used: 
 
 
 def ours(pipeline: Pipeline, used: Any, prompt: str, seed: int) -> Tensor:
-    return decode(pipeline, denoise(pipeline, encode(pipeline, prompt, used.negative), used, seed))
+    told = conditions(pipeline, prompt, used.negative, used)
+    return decode(pipeline, denoise(pipeline, told, used, seed), used)[0]
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -158,7 +159,7 @@ def test_the_starter_gives_the_same_bits(
 ) -> None:
     path = starter_folder() / "config" / "scheduler" / "scheduler_config.json"
     config = json.loads(path.read_text("utf-8"))
-    used = choose(starter_pipeline.family, starter.metadata, said)
+    used = choose(ARCHITECTURES["starter"], starter.metadata, said)
     prompt = "3d render of a red apple, sky blue background"
 
     with starter_pipeline.running():

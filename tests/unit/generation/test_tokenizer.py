@@ -1,9 +1,12 @@
 """Token ids as CLIP and the starter were trained with."""
 
+import json
+
 import pytest
 
 from memcard.errors import NotFoundError
 from memcard.generation.tokenizer import _clip, tokenizer
+from memcard.generation.tokenizer_files import tokenizer_files
 from memcard.jobs.resolve import starter_folder
 
 PROMPTS = [
@@ -39,15 +42,20 @@ def references() -> dict[str, object]:
         folder = starter_folder() / "config" / "tokenizer"
         return {
             "clip": CLIPTokenizer(vocab=dict(vocabulary), merges=merges, model_max_length=77),
+            "clip_bang": CLIPTokenizer(
+                vocab=dict(vocabulary), merges=merges, model_max_length=77, pad_token="!"
+            ),
             "starter": CLIPTokenizer.from_pretrained(str(folder)),
         }
 
 
 @pytest.mark.parametrize("prompt", PROMPTS)
-@pytest.mark.parametrize(("name", "length"), [("clip", 77), ("starter", 24)])
+@pytest.mark.parametrize(("name", "length"), [("clip", 77), ("clip_bang", 77), ("starter", 24)])
 def test_ids_are_those_of_transformers(
     name: str, length: int, prompt: str, references: dict[str, object]
 ) -> None:
+    if name == "clip_bang":  # transformers takes a ! in a prompt for padding: next test
+        prompt = prompt.replace("!", "")
     wanted = references[name](  # type: ignore[operator]
         prompt, padding="max_length", max_length=length, truncation=True
     ).input_ids
@@ -75,6 +83,36 @@ def test_what_does_not_fit_is_told_word_by_word(name: str, length: int) -> None:
     assert ids[-1] == tokenizer(name).end
 
 
+def test_openclip_pads_with_an_exclamation_mark() -> None:
+    clip, bang = tokenizer("clip").encode("a cat!", 77)[0], tokenizer("clip_bang")
+
+    assert bang.encode("a cat!", 77)[0] == [*clip[:5], *[0] * 72]
+    assert clip[4] == bang.end
+
+
+def test_an_exclamation_mark_is_a_word_where_transformers_takes_it_for_padding(
+    references: dict[str, object],
+) -> None:
+    """OpenCLIP's own tokenizer, which the encoders were trained with, gives 256 and 748."""
+    theirs = references["clip_bang"]("a cat! wow!!").input_ids  # type: ignore[operator]
+
+    assert tokenizer("clip_bang").encode("a cat! wow!!", 9)[0][1:6] == [320, 2368, 256, 2781, 748]
+    assert theirs[1:7] == [320, 2368, 0, 2781, 0, 0]
+
+
+@pytest.mark.parametrize("name", ["clip", "clip_bang", "starter"])
+def test_the_files_pad_as_the_tokenizer_does(name: str) -> None:
+    files = tokenizer_files(name)
+    padding = json.loads(files["tokenizer_config.json"])["pad_token"]
+
+    assert json.loads(files["vocab.json"])[padding] == tokenizer(name).padding
+
+
+def test_tokens_know_where_they_begin() -> None:
+    assert tokenizer("clip").tokens("a  cat, b") == [(320, 0), (2368, 3), (267, 6), (321, 8)]
+    assert tokenizer("clip").comma == 267
+
+
 def test_an_unknown_tokenizer_is_refused_with_the_names_there_are() -> None:
-    with pytest.raises(NotFoundError, match="clip, starter"):
+    with pytest.raises(NotFoundError, match="clip, clip_bang, starter"):
         tokenizer("t5")

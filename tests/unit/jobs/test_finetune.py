@@ -30,6 +30,8 @@ from memcard.jobs.lora_info import lora_info
 from memcard.store.layout import Layout
 
 SLOW = ("sd2", "sdxl")
+# What does not depend on the family is asked of one.
+of_one_family = pytest.mark.parametrize("base", ["sd1"], indirect=True)
 TINY: dict[str, Any] = {
     "steps": 2, "batch": 2, "width": 64, "height": 64, "prompts": ("a",), "sheet_every": 0,
     "device": "cpu", "checkpointing": False, "precision": "fp32", "lr": 1e-3, "save_every": 1, "sheets": False,
@@ -113,7 +115,9 @@ def test_a_lora_fits_its_base_and_can_be_baked(base: Path, pictures: Path, tmp_p
     assert any((made.files[1]).rglob("adapter_config.json"))
 
 
-@pytest.mark.parametrize("dora", [False, True], ids=["lora", "dora"])
+@pytest.mark.parametrize(
+    "dora", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["lora", "dora"]
+)
 def test_the_lora_changes_the_unet_of_diffusers_and_peft_as_it_changes_ours(
     base: Path, pictures: Path, tmp_path: Path, dora: bool
 ) -> None:
@@ -152,6 +156,8 @@ def test_the_lora_changes_the_unet_of_diffusers_and_peft_as_it_changes_ours(
     assert [n for n in names if not torch.allclose(peft[n], ours[n], atol=2e-5)] == []
 
 
+@of_one_family
+@pytest.mark.slow
 def test_a_run_that_was_interrupted_ends_in_the_same_weights_painted_or_not(
     base: Path, pictures: Path, tmp_path: Path
 ) -> None:
@@ -174,6 +180,8 @@ def test_a_run_that_was_interrupted_ends_in_the_same_weights_painted_or_not(
     assert again.loss == whole.loss
 
 
+@of_one_family
+@pytest.mark.slow
 def test_the_same_command_after_the_end_writes_the_result_again(
     base: Path, pictures: Path, tmp_path: Path
 ) -> None:
@@ -184,6 +192,7 @@ def test_the_same_command_after_the_end_writes_the_result_again(
     assert all((before[n] == v).all() for n, v in arrays(second.files[0]).items())
 
 
+@of_one_family
 def test_a_second_run_of_the_name_with_other_arguments_is_refused_with_all_of_them(
     base: Path, pictures: Path, tmp_path: Path
 ) -> None:
@@ -200,6 +209,8 @@ def test_a_second_run_of_the_name_with_other_arguments_is_refused_with_all_of_th
     assert restarted.plan.start == 0
 
 
+@of_one_family
+@pytest.mark.slow
 def test_other_pictures_are_told_from_the_same_under_other_names(
     base: Path, pictures: Path, tmp_path: Path
 ) -> None:
@@ -212,6 +223,7 @@ def test_other_pictures_are_told_from_the_same_under_other_names(
         tuned(base, other, tmp_path / "m", rank=2)
 
 
+@of_one_family
 def test_a_dry_run_writes_nothing_and_tells_everything(
     base: Path, pictures: Path, tmp_path: Path, home: Path
 ) -> None:
@@ -229,6 +241,7 @@ def test_a_dry_run_writes_nothing_and_tells_everything(
     assert not (tmp_path / "m.safetensors").exists()
 
 
+@pytest.mark.slow
 def test_the_count_of_the_plan_is_the_count_of_the_training(
     base: Path, pictures: Path, tmp_path: Path
 ) -> None:
@@ -238,6 +251,7 @@ def test_the_count_of_the_plan_is_the_count_of_the_training(
     assert sum(v.size for n, v in stored.items() if not n.endswith(".alpha")) == made.plan.learning
 
 
+@of_one_family
 def test_the_result_says_where_it_comes_from_and_is_in_the_library(
     base: Path, pictures: Path, tmp_path: Path, home: Path
 ) -> None:
@@ -258,6 +272,8 @@ def test_the_result_says_where_it_comes_from_and_is_in_the_library(
     assert str(tmp_path) not in json.dumps(dict(opened.metadata))
 
 
+@of_one_family
+@pytest.mark.slow
 def test_sheet_and_report_show_base_and_end(base: Path, pictures: Path, tmp_path: Path) -> None:
     made = tuned(base, pictures, tmp_path / "m", rank=2, steps=4, sheet_every=2, sheets=True)
     page = made.report.read_text()
@@ -272,6 +288,7 @@ def test_sheet_and_report_show_base_and_end(base: Path, pictures: Path, tmp_path
         assert sheet.height > 3 * 128
 
 
+@pytest.mark.slow
 def test_sixteen_bits_learn_and_paint(base: Path, pictures: Path, tmp_path: Path) -> None:
     made = tuned(base, pictures, tmp_path / "m", rank=2, precision="bf16", sheets=True, dora=True)
 
@@ -280,6 +297,8 @@ def test_sixteen_bits_learn_and_paint(base: Path, pictures: Path, tmp_path: Path
     assert not lora_info(made.files[0], base=base).unmatched
 
 
+@of_one_family
+@pytest.mark.slow
 def test_an_average_is_what_is_kept(base: Path, pictures: Path, tmp_path: Path) -> None:
     raw = tuned(base, pictures, tmp_path / "raw", rank=2, steps=4)
     mean = tuned(base, pictures, tmp_path / "mean", rank=2, steps=4, ema=0.5)
@@ -289,6 +308,7 @@ def test_an_average_is_what_is_kept(base: Path, pictures: Path, tmp_path: Path) 
     assert mean.loss == raw.loss
 
 
+@of_one_family
 def test_a_file_that_is_not_of_this_run_is_not_replaced(
     base: Path, pictures: Path, tmp_path: Path
 ) -> None:
@@ -302,6 +322,7 @@ def test_a_file_that_is_not_of_this_run_is_not_replaced(
     assert out.read_bytes() == b"mine"
 
 
+@of_one_family
 @pytest.mark.parametrize(
     ("more", "says"),
     [
@@ -335,6 +356,7 @@ def test_the_starter_learns_with_its_own_settings(pictures: Path, tmp_path: Path
     assert lora_info(made.files[0], base="starter").unmatched == ()
 
 
+@of_one_family
 def test_a_name_may_have_dots_and_other_formats_are_refused(
     base: Path, pictures: Path, tmp_path: Path
 ) -> None:
@@ -346,6 +368,8 @@ def test_a_name_may_have_dots_and_other_formats_are_refused(
         finetune(base, pictures, tmp_path / "fox.ckpt", **TINY, dry_run=True)
 
 
+@of_one_family
+@pytest.mark.slow
 def test_a_name_that_means_another_checkpoint_is_refused_before_the_training(
     base: Path, pictures: Path, tmp_path: Path, home: Path
 ) -> None:
@@ -360,6 +384,8 @@ def test_a_name_that_means_another_checkpoint_is_refused_before_the_training(
     assert forced.name == "m"
 
 
+@of_one_family
+@pytest.mark.slow
 def test_the_last_strip_is_the_preview_unless_there_is_one_already(
     base: Path, pictures: Path, tmp_path: Path
 ) -> None:

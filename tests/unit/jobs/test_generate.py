@@ -204,7 +204,7 @@ def test_progress_counts_every_step_and_short_runs_give_no_estimate() -> None:
 
 def test_a_long_run_says_how_long(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[Event] = []
-    monkeypatch.setattr("memcard.jobs.generate._LONG", 0.0)
+    monkeypatch.setattr("memcard.jobs._generate_paint._LONG", 0.0)
 
     run("a rocket", progress=seen.append, steps=6, seed=1)
 
@@ -245,11 +245,11 @@ def test_a_lora_or_a_vae_is_not_taken_for_a_checkpoint() -> None:
         run("a rocket", vae=lora)
 
 
-def test_pictures_are_only_written_as_png(tmp_path: Path) -> None:
+def test_pictures_are_only_written_in_their_formats(tmp_path: Path) -> None:
     result = run("a rocket", **QUICK)
 
     with pytest.raises(UsageError, match=r"\.png"):
-        save(result, tmp_path / "x.jpg")
+        save(result, tmp_path / "x.bmp")
     with pytest.raises(NotFoundError, match="no such folder"):
         save(result, tmp_path / "none" / "pictures")
     assert list(tmp_path.iterdir()) == []

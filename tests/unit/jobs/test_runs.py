@@ -264,6 +264,70 @@ def test_of_a_long_log_the_end_and_samples_are_read(tmp_path, monkeypatch):
     assert sampled.changed == whole.changed
 
 
+def test_to_show_a_run_no_event_and_no_rare_metric_of_a_long_log_is_left_out(tmp_path, monkeypatch):
+    folder = run_folder(tmp_path / "a")
+    lines = losses(6000)
+    lines[2345] = {"step": 2346, "metrics": {"loss": 9.0, "val_loss": 0.5}}
+    lines[3333] = {"event": "promoted", "step": 3333, "name": "x"}
+    log(folder, lines)
+    monkeypatch.setattr(_runs_log, "_WHOLE", 10_000)
+    monkeypatch.setattr(_runs_log, "_TAIL", 5_000)
+    monkeypatch.setattr(_runs_log, "_HEADS", 8)
+
+    seen = _runs_log.read(folder, whole=True)
+    shown = runs.show(str(folder), metric="val_loss")
+
+    steps = [point.step for point in seen.points]
+    assert steps == sorted(set(steps))
+    assert (steps[0], steps[-1]) == (1, 6000)
+    assert 50 < len(steps) < 1000  # not every line was parsed
+    assert shown.metrics["val_loss"] == (0.5, 0.5, 0.5, 0.5)
+    assert shown.report.curve == [(2346, 0.5)]
+    assert [event["event"] for event in shown.events] == ["promoted"]
+    assert shown.to_dict()["sampled"] is True
+    assert only(folder, metric="val_loss").value == 0.5
+
+
+def test_of_a_long_log_what_a_resume_took_back_is_left_out(tmp_path, monkeypatch):
+    folder = run_folder(tmp_path / "a")
+    wild = [{"step": s, "metrics": {"loss": 7.0}} for s in range(1501, 3001)]
+    log(folder, [*losses(1500), *wild, {"event": "resumed", "step": 1500}, *losses(4000, 1501)])
+    monkeypatch.setattr(_runs_log, "_WHOLE", 10_000)
+    monkeypatch.setattr(_runs_log, "_TAIL", 5_000)
+
+    shown = runs.show(str(folder))
+
+    assert shown.metrics["loss"][3] == 1.0
+    assert [event["event"] for event in shown.events] == ["resumed"]
+
+
+def test_a_log_of_which_every_other_line_has_more_metrics_is_still_sampled(tmp_path, monkeypatch):
+    folder = run_folder(tmp_path / "a")
+    monkeypatch.setattr(_runs_log, "_WHOLE", 10_000)
+    monkeypatch.setattr(_runs_log, "_TAIL", 1_000)
+    monkeypatch.setattr(_runs_log, "_HEAD", 1)  # the first line tells what is usual
+    pairs = [{"loss": 1.0}, {"loss": 1.0, "lr": 0.1}]
+    log(folder, [{"step": s, "metrics": pairs[s % 2]} for s in range(1, 4001)])
+
+    seen = _runs_log.read(folder, whole=True)
+
+    assert set(seen.metrics()) == {"loss", "lr"}
+    assert len(seen.points) < 400
+
+
+@pytest.mark.slow
+def test_a_run_of_a_million_lines_is_shown_in_less_than_a_second(tmp_path):
+    folder = run_folder(tmp_path / "a")
+    line = '{"step":%d,"metrics":{"loss":0.125,"lr":0.0001},"time":%d.5}\n'
+    (folder / "log.jsonl").write_text("".join(line % (s, s) for s in range(1, 1_000_001)))
+
+    began = time.process_time()
+    shown = runs.show(str(folder))
+
+    assert time.process_time() - began < 1.0  # 0.2 s on a quiet machine; all lines take 7 s
+    assert shown.report.step == 1_000_000
+
+
 def test_a_damaged_log_is_read_as_far_as_it_goes(tmp_path):
     folder = log(run_folder(tmp_path / "a"), losses(2))
     with (folder / "log.jsonl").open("ab") as file:

@@ -21,6 +21,7 @@ from torch.utils.data import (
 )
 from torchdata.stateful_dataloader import StatefulDataLoader
 
+from fixtures.long import mostly_slow
 from memcard.errors import MismatchError, UsageError
 from memcard.training._feed import Feed, is_feed_state
 from memcard.training.data import ExactSampler, exact
@@ -155,6 +156,8 @@ LOADERS = {
     ),
     "stateful tape, workers": deaf(StatefulDataLoader, Tape, 4, num_workers=2),
 }  # fmt: skip
+# Processes of their own take seconds; one such is enough to see at once that it works.
+QUICK = [name for name in LOADERS if name not in ("persistent", "stateful tape, workers")]
 AGAIN = {  # what can only be read again, which is said
     "stream": deaf(DataLoader, Stream, 4),
     "stream, workers": deaf(DataLoader, Stream, 4, num_workers=2),
@@ -207,12 +210,12 @@ def check(make):
         assert first + rest == whole
 
 
-@pytest.mark.parametrize("name", LOADERS)
+@pytest.mark.parametrize("name", mostly_slow(LOADERS, *QUICK))
 def test_a_resumed_feed_goes_on_where_it_was(name):
     check(LOADERS[name])
 
 
-@pytest.mark.parametrize("name", AGAIN)
+@pytest.mark.parametrize("name", mostly_slow(AGAIN, "stream"))
 @pytest.mark.filterwarnings("ignore:.*are read again")
 def test_what_knows_no_position_is_read_again(name):
     check(AGAIN[name])

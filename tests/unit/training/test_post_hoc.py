@@ -13,6 +13,7 @@ from memcard.cli.main import main
 from memcard.errors import DiskError, MismatchError, NotFoundError, UnsupportedError, UsageError
 from memcard.formats import open_file
 from memcard.jobs.ema_posthoc import ema_posthoc
+from memcard.jobs.resolve import resolve
 from memcard.training.decays import POST_HOC, Power
 from memcard.training.ema import EMA
 from memcard.training.post_hoc import Snapshots
@@ -250,6 +251,35 @@ def test_the_command(run, tmp_path, capsys):
     assert facts["written"] is True
     assert facts["recipe"]["node"]["op"] == "weighted_average"
     assert len(facts["recipe"]["node"]["inputs"]) == 2 * STEPS // EVERY
+
+
+def test_a_name_alone_is_a_file_here_and_a_name_in_the_library(run, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MEMCARD_HOME", str(tmp_path / "home"))
+    command = ["ema", "posthoc", str(run[0]), "--sigma-rel", "0.15", "--out", "slow-v1.5"]
+
+    assert main([*command, "--dry-run"]) == 0
+    assert not (tmp_path / "home").exists()
+    assert main(command) == 0
+    assert "The library knows it as slow-v1.5" in capsys.readouterr().out
+
+    named = resolve("slow-v1.5")
+    assert {n: bytes(named.read(n)) for n in named.specs} == {
+        n: small.load(tmp_path / "slow-v1.5.safetensors")[n].tobytes() for n in named.specs
+    }
+    named.close()
+    (tmp_path / "slow-v1.5.safetensors").unlink()
+    assert main(command) == 2
+    assert "is the name of a checkpoint in the library" in capsys.readouterr().err
+    assert main([*command, "--force"]) == 0
+
+
+def test_a_file_that_is_named_stays_out_of_the_library(run, tmp_path, monkeypatch):
+    monkeypatch.setenv("MEMCARD_HOME", str(tmp_path / "home"))
+    ema_posthoc([run[0]], sigma_rel=0.15, out=tmp_path / "x.safetensors")
+    assert not (tmp_path / "home").exists()
+    with pytest.raises(UsageError, match="x:y"):
+        ema_posthoc([run[0]], sigma_rel=0.15, out="x:y")
 
 
 def test_golden_snapshots_give_what_they_always_gave(tmp_path):

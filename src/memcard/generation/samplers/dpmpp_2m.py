@@ -7,4 +7,7 @@ PLUGIN = Sampler(
     comfyui="dpmpp_2m",
     diffusers="scheduling_dpmsolver_multistep.DPMSolverMultistepScheduler",
     source="arXiv:2211.01095",
+    automatic="karras",
+    flow="scheduling_dpmsolver_multistep.DPMSolverMultistepScheduler",
+    flow_options={"use_flow_sigmas": True, "prediction_type": "flow_prediction"},
 )

@@ -1,4 +1,7 @@
-"""DPM-Solver++ of second order as a stochastic equation. Source: Lu et al. 2022, arXiv:2211.01095."""
+"""DPM-Solver++ of second order as a stochastic equation.
+
+Source: Lu et al. 2022, arXiv:2211.01095.
+"""
 
 from memcard.generation.sampler import Sampler
 
@@ -9,4 +12,11 @@ PLUGIN = Sampler(
     source="arXiv:2211.01095",
     options={"algorithm_type": "sde-dpmsolver++"},
     random=True,
+    automatic="exponential",
+    flow="scheduling_dpmsolver_multistep.DPMSolverMultistepScheduler",
+    flow_options={
+        "algorithm_type": "sde-dpmsolver++",
+        "use_flow_sigmas": True,
+        "prediction_type": "flow_prediction",
+    },
 )

@@ -7,4 +7,5 @@ PLUGIN = Sampler(
     comfyui="euler",
     diffusers="scheduling_euler_discrete.EulerDiscreteScheduler",
     source="arXiv:2206.00364",
+    flow="scheduling_flow_match_euler_discrete.FlowMatchEulerDiscreteScheduler",
 )

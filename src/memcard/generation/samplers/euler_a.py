@@ -7,6 +7,6 @@ PLUGIN = Sampler(
     comfyui="euler_ancestral",
     diffusers="scheduling_euler_ancestral_discrete.EulerAncestralDiscreteScheduler",
     source="https://github.com/crowsonkb/k-diffusion",
-    schedules=("normal", "trailing"),
     random=True,
+    flow="scheduling_ltx_euler_ancestral_rf.LTXEulerAncestralRFScheduler",
 )

@@ -8,4 +8,6 @@ PLUGIN = Sampler(
     diffusers="scheduling_heun_discrete.HeunDiscreteScheduler",
     source="arXiv:2206.00364",
     evaluations=2,
+    flow="scheduling_flow_match_heun_discrete.FlowMatchHeunDiscreteScheduler",
+    zero_snr=False,
 )

@@ -7,4 +7,6 @@ PLUGIN = Sampler(
     comfyui="uni_pc_bh2",
     diffusers="scheduling_unipc_multistep.UniPCMultistepScheduler",
     source="arXiv:2302.04867",
+    flow="scheduling_unipc_multistep.UniPCMultistepScheduler",
+    flow_options={"use_flow_sigmas": True, "prediction_type": "flow_prediction"},
 )

@@ -17,7 +17,7 @@ import dataclasses
 import os
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch.distributed.checkpoint.metadata import Metadata
 from torch.distributed.checkpoint.planner import LoadPlan, LoadPlanner, SavePlan, SavePlanner
@@ -248,3 +248,13 @@ def _path(checkpoint_id: str | os.PathLike[str] | None) -> Path:
 
 def _is_local(checkpoint_id: str | os.PathLike[str]) -> bool:
     return "://" not in os.fspath(checkpoint_id)
+
+
+class Storage(NamedTuple):
+    """What ``torch.distributed.checkpoint`` takes: it has no trainer, and so no Checkpointer."""
+
+    writer: type[StorageWriter]
+    reader: type[StorageReader]
+
+
+PLUGIN = Storage(MemcardWriter, MemcardReader)

@@ -54,16 +54,29 @@ def run(
     "more",
     [
         {},
-        {"rank": 0, "accumulate": 2, "min_snr": 5.0, "noise_offset": 0.1, "ema": 0.9, "lr": 1e-3},
-        {
-            "text_encoder": True,
-            "text_lr": 1e-3,
-            "flip": True,
-            "shuffle": True,
-            "checkpointing": True,
-        },
-        {"precision": "bf16", "optimizer": "adafactor"},
-        {"shuffle": True, "dropout": 0.4},
+        pytest.param(
+            {
+                "rank": 0,
+                "accumulate": 2,
+                "min_snr": 5.0,
+                "noise_offset": 0.1,
+                "ema": 0.9,
+                "lr": 1e-3,
+            },
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
+            {
+                "text_encoder": True,
+                "text_lr": 1e-3,
+                "flip": True,
+                "shuffle": True,
+                "checkpointing": True,
+            },
+            marks=pytest.mark.slow,
+        ),
+        pytest.param({"precision": "bf16", "optimizer": "adafactor"}, marks=pytest.mark.slow),
+        pytest.param({"shuffle": True, "dropout": 0.4}, marks=pytest.mark.slow),
     ],
     ids=["lora", "whole", "with text", "bf16", "mixed tags"],
 )
@@ -79,6 +92,7 @@ def test_a_run_that_goes_on_makes_the_same_bits(
     assert all(torch.equal(v, ends[6]["learnt"][k]) for k, v in states[6]["learnt"].items())
 
 
+@pytest.mark.slow
 def test_the_loss_falls_on_pictures_of_one_colour(make_model: Make, folder: Folder) -> None:
     moments, _ = run(make_model(prediction="epsilon"), folder, settings(steps=40, rank=0, batch=4))
     mean = smoothed([m.loss for m in moments], keep=0.9)

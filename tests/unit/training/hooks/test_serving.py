@@ -1,7 +1,10 @@
 """What the hooks share."""
 
+import inspect
+
 import pytest
 import torch
+from torch.distributed.checkpoint.storage import StorageReader, StorageWriter
 from torch.utils.data import DataLoader, IterableDataset
 
 from memcard.core.registry import Registry
@@ -97,5 +100,22 @@ def test_few_leaves_no_list_of_one():
     assert (few([]), few([1]), few([1, 2])) == (None, 1, [1, 2])
 
 
+HOOKS = Registry("memcard.training.hooks")
+
+
 def test_the_shelf_knows_its_hooks():
-    assert {"accelerate", "hf_trainer", "lightning"} <= set(Registry("memcard.training.hooks"))
+    assert {"accelerate", "dcp", "hf_trainer", "lightning"} <= set(HOOKS)
+
+
+@pytest.mark.parametrize("name", HOOKS)
+def test_every_hook_of_the_shelf_is_made_for_a_checkpointer_or_is_storage(name):
+    """Each is loaded; so a file without its entry is found here, not by a user."""
+    hook = HOOKS[name]
+    if name == "dcp":
+        assert issubclass(hook.writer, StorageWriter)
+        assert issubclass(hook.reader, StorageReader)
+        return
+    first, *others = inspect.signature(hook).parameters.values()
+    assert "Checkpointer" in str(first.annotation)
+    assert "folder" in [each.name for each in others]
+    assert others[-1].kind is others[-1].VAR_KEYWORD
