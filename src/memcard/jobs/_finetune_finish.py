@@ -19,6 +19,8 @@ from memcard.training.finetune.loop import smoothed
 
 _DORA: Final = "diffusers leaves out the lengths of a DoRA in kohya's names. For it: memcard lora convert NAME --to diffusers."
 
+_SD3: Final = "diffusers does not read kohya's names of Stable Diffusion 3. For it: memcard lora convert NAME --to diffusers."
+
 
 @dataclass(frozen=True, slots=True)
 class Finished:
@@ -70,6 +72,8 @@ def finish(task: Task, trained: Trained, *, form: LoraFormat, library: bool) -> 
     )
     if settings.dora and form != "peft":
         notes = (*notes, _DORA)
+    if settings.rank and task.base.family == "sd3" and form != "peft":
+        notes = (*notes, _SD3)
     if task.data_license is None:
         notes = (*notes, "What the pictures are under is not known; --data-license says it.")
     name = _entered(task, files) if library else None

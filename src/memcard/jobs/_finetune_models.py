@@ -15,8 +15,9 @@ from memcard.architectures import ARCHITECTURES, identify
 from memcard.core.architecture import Identity
 from memcard.core.checkpoint import Checkpoint
 from memcard.dialects import DIALECTS, translate
-from memcard.errors import MismatchError, UnsupportedError
+from memcard.errors import MismatchError, UnsupportedError, UsageError
 from memcard.generation._engine import quiet
+from memcard.generation.engines import ENGINES
 from memcard.generation.load import device_named
 from memcard.generation.tokenizer import Tokenizer, tokenizer
 from memcard.jobs._configs import FOLDER
@@ -24,10 +25,13 @@ from memcard.jobs._translate import translated
 from memcard.maths.torch_bridge import Bridge
 from memcard.training.finetune.model import Model, Prediction, TextEncoder
 
-FAMILIES: Final = ("starter", "sd1", "sd2", "sdxl")
+FLOWS: Final = ("flux", "sd3")
+FAMILIES: Final = ("starter", "sd1", "sd2", "sdxl", *FLOWS)
 HALVES: Final = {"bf16": torch.bfloat16, "fp16": torch.float16}
 _NEEDED: Final[Mapping[str, tuple[str, ...]]] = {
     "sdxl": ("unet", "vae", "text_encoder", "text_encoder_2"),
+    "flux": ("transformer", "vae", "text_encoder", "text_encoder_2"),
+    "sd3": ("transformer", "vae", "text_encoder", "text_encoder_2"),  # T5 may be missing
 }
 _USUAL: Final = ("unet", "vae", "text_encoder")
 _SCHEDULE: Final = (
@@ -35,6 +39,7 @@ _SCHEDULE: Final = (
 )  # fmt: skip
 _CONFIG: Final = "scheduler/scheduler_config.json"
 _LEVEL: Final = "text_model."
+_FLOW_STEP: Final = 64  # pixels; these models need 16, but then no two pictures share a bucket
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +49,7 @@ class Base:
     Attributes:
         family: public name of its architecture.
         identity: all that is known of it.
-        prediction: what its UNet says.
+        prediction: what its UNet or transformer says.
         view: its tensors under diffusers' names; the file stays open below it.
         source: the file itself.
         configs: of each component and of the scheduler.
@@ -65,7 +70,22 @@ class Base:
     @property
     def step(self) -> int:
         """Every side of a picture is a multiple of it: each resolution of the UNet halves evenly."""
+        if self.family in FLOWS:
+            return _FLOW_STEP
         return int(self.factor * 2 ** (len(self.configs["unet"]["block_out_channels"]) - 1))
+
+    @property
+    def denoiser(self) -> str:
+        """Name of the component that paints."""
+        return "transformer" if self.family in FLOWS else "unet"
+
+    @property
+    def channels(self) -> int:
+        """Channels of the latents."""
+        flow = self.family in FLOWS
+        return int(
+            self.configs["vae"]["latent_channels"] if flow else self.configs["unet"]["in_channels"]
+        )
 
     @property
     def size(self) -> tuple[int, int]:
@@ -104,9 +124,11 @@ def read_base(checkpoint: Checkpoint, label: str, *, prediction: str | None = No
         if path.endswith(".json")
     }
     family = found.architecture or _family(checkpoint)
-    if family not in FAMILIES or found.variant not in (None, "v-prediction", "zero terminal SNR"):
+    if family not in FAMILIES or not _known(family, found):
         _refuse(label, found)
     there = {name.partition(".")[0] for name in renamed.checkpoint.specs}
+    if family in FLOWS and "transformer" not in there:
+        _refuse(label, found)  # a VAE fits several families
     missing = [part for part in _NEEDED.get(family, _USUAL) if part not in there]
     if not missing and "vae.encoder.conv_in.weight" not in renamed.checkpoint.specs:
         missing = ["the encoder of the vae"]
@@ -115,7 +137,10 @@ def read_base(checkpoint: Checkpoint, label: str, *, prediction: str | None = No
             f"{label}: lacks {', '.join(missing)}, so it cannot learn from pictures. Choose a whole checkpoint."
         )
     kind = prediction or found.prediction or configs["scheduler"].get("prediction_type")
-    if kind not in ("epsilon", "v_prediction"):
+    if family in FLOWS:
+        _refuse_prediction(label, prediction)
+        kind = "flow"
+    elif kind not in ("epsilon", "v_prediction"):
         raise MismatchError(
             f"{label}: its UNet predicts {kind}; epsilon and v_prediction can be trained here. If that is "
             "wrong, say so with --prediction."
@@ -128,7 +153,7 @@ def read_base(checkpoint: Checkpoint, label: str, *, prediction: str | None = No
 def build(
     base: Base, *, device: str = "auto", precision: str = "fp32", keep_wide: bool = False
 ) -> Model:
-    """Build the networks and give them their weights.
+    """Build the networks of a base with a UNet and give them their weights; ``built`` does it for any base.
 
     Args:
         base: from ``read_base``.
@@ -150,7 +175,7 @@ def build(
             name,
             _filled(base, name, half, where),
             _tokens(base, name),
-            _digest(base.view, f"{name}."),
+            digest_of(base.view, f"{name}."),
         )
         for name in names
     )
@@ -162,10 +187,25 @@ def build(
         size=base.size,
         factor=base.factor,
         step=base.step,
-        vae_digest=_digest(base.view, "vae."),
+        vae_digest=digest_of(base.view, "vae."),
         device=where,
         dtype=half,
     )
+
+
+def _known(family: str, found: Identity) -> bool:
+    """Tell whether nothing about the base asks for another way of learning."""
+    if family not in FLOWS:
+        return found.variant in (None, "v-prediction", "zero terminal SNR")
+    variants = found.variant.split(", ") if found.variant else []
+    return all(variant in ENGINES[family].variants for variant in variants)
+
+
+def _refuse_prediction(label: str, prediction: str | None) -> None:
+    if prediction is not None:
+        raise UsageError(
+            f"{label}: was trained by flow matching, so --prediction {prediction} cannot be right. Leave it out."
+        )
 
 
 def _refuse(label: str, found: Identity) -> NoReturn:
@@ -175,7 +215,7 @@ def _refuse(label: str, found: Identity) -> NoReturn:
         what = "of no family that memcard knows"
     raise UnsupportedError(
         f"{label}: is {what}. memcard can fine-tune whole checkpoints of Stable Diffusion 1, 2 and XL and "
-        f"its starter. `memcard inspect {label}` says what is in the file."
+        f"its starter, and train LoRAs of Flux.1 and Stable Diffusion 3. `memcard inspect {label}` says what is in the file."
     )
 
 
@@ -277,7 +317,7 @@ def _banged(words: Tokenizer, ids: list[int]) -> list[int]:
     return [*ids[: end + 1], *([0] * (len(ids) - end - 1))]
 
 
-def _digest(checkpoint: Checkpoint, start: str) -> str:
+def digest_of(checkpoint: Checkpoint, start: str) -> str:
     """Return the SHA-256 of names, shapes and bytes of one component."""
     found = hashlib.sha256()
     for name, spec in sorted(checkpoint.specs.items()):

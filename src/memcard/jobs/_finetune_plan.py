@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Final
 
+from memcard.architectures import ARCHITECTURES
 from memcard.errors import UsageError
-from memcard.jobs._finetune_models import Base
+from memcard.jobs._finetune_models import FLOWS, Base
 from memcard.training.finetune.adapters import Adapter, fits
 from memcard.training.finetune.captions import Captions
 from memcard.training.finetune.folder import Folder
@@ -25,6 +26,8 @@ _DEFAULTS: Final[Mapping[str, tuple[Mapping[str, Any], Mapping[str, Any]]]] = {
     "sd1": ({"lr": 1e-4}, {"lr": 1e-5}),
     "sd2": ({"lr": 1e-4}, {"lr": 1e-5}),
     "sdxl": ({"lr": 1e-4}, {"lr": 1e-6}),
+    "flux": ({"lr": 1e-4}, {"lr": 1e-4}),
+    "sd3": ({"lr": 1e-4}, {"lr": 1e-4}),
 }
 _LARGE: Final = {"batch": 1, "warmup": 50, "targets": "attention"}
 _VISITS: Final = 100  # of each picture, for a LoRA of a large family
@@ -134,9 +137,37 @@ def settings_for(
     if "sheet_every" not in found:
         found["sheet_every"] = max(1, round(int(found["steps"]) / _SHEETS))
     settings = Settings(**found)
+    if base.family in FLOWS and (faults := list(_flow_faults(base, settings))):
+        raise UsageError(" ".join(faults))
     return (
         settings if settings.prompts else replace(settings, prompts=usual_prompts(folder, settings))
     )
+
+
+def _flow_faults(base: Base, settings: Settings) -> Iterator[str]:
+    """Tell what was asked for that makes no sense for a flow, or cannot be done."""
+    title = ARCHITECTURES[base.family].title
+    if not settings.rank:
+        yield f"{title} learns as a LoRA only: give --lora RANK."
+    if settings.min_snr is not None:
+        yield (
+            "min-SNR weighs the noise levels of a diffusion; "
+            f"{title} was trained by flow matching. Leave --min-snr out."
+        )
+    if settings.noise_offset:
+        yield (
+            "noise offset mends a diffusion that never saw pure noise; "
+            f"{title} was trained by flow matching and did. Leave --noise-offset out."
+        )
+    if settings.text_encoder:
+        yield f"the text encoders of {title} do not learn here. Leave --train-text-encoder out."
+    if settings.precision == "fp16":
+        yield f"fp16 is too narrow for the T5 of {title}. Use --precision bf16 or fp32."
+    config = base.configs["transformer"]
+    places = int(config.get("pos_embed_max_size") or 0) * int(config.get("patch_size") or 1)
+    side = max(settings.width, settings.height)
+    if places and side > places * base.factor:
+        yield f"size {side}: this transformer has places for {places * base.factor} pixels a side."
 
 
 def with_epochs(
@@ -175,9 +206,9 @@ def memory(base: Base, settings: Settings, learning: int) -> int:
     half = 2 if settings.precision != "fp32" else 4
     texts = sum(base.parameters(p) for p in base.configs if p.startswith("text_encoder"))
     frozen = base.parameters("vae") * 4 + texts * half
-    unet = base.parameters("unet") * (half if settings.rank else 0)
+    unet = base.parameters(base.denoiser) * (half if settings.rank else 0)
     if settings.parts:
-        unet = (base.parameters("unet") - learning) * 4  # what stays is float32 as well
+        unet = (base.parameters(base.denoiser) - learning) * 4  # what stays is float32 as well
     per = 4 + 4 + (2 if settings.optimizer == "adamw8bit" else _ADAM - 8)
     average = 4 if settings.ema is not None else 0
     return frozen + unet + learning * (per + average)
@@ -185,7 +216,7 @@ def memory(base: Base, settings: Settings, learning: int) -> int:
 
 def adapter_size(base: Base, settings: Settings) -> int:
     """Return how many values will learn, from shapes alone."""
-    parts = ["unet", *(p for p in base.configs if p.startswith("text_encoder"))]
+    parts = [base.denoiser, *(p for p in base.configs if p.startswith("text_encoder"))]
     chosen = parts if settings.text_encoder else parts[:1]
     if not settings.rank:
         frozen = sum(

@@ -137,7 +137,7 @@ def metadata_of(base: Base, settings: Settings, origin: Origin, **facts: Any) ->
         "modelspec.title": facts["name"],
         "modelspec.date": f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}",
         "modelspec.resolution": f"{settings.width}x{settings.height}",
-        "modelspec.prediction_type": "v" if base.prediction == "v_prediction" else "epsilon",
+        **_predicts(base),
         "modelspec.merged_from": origin.base,
         "memcard.finetune": _dump(_training(settings, origin, facts)),
         "memcard.card": _dump(_card(base, settings, origin, facts)),
@@ -145,6 +145,13 @@ def metadata_of(base: Base, settings: Settings, origin: Origin, **facts: Any) ->
     if settings.trigger:
         found["modelspec.trigger_phrase"] = settings.trigger
     return found | (_kohya(base, settings, origin, facts, kept) if lora else {})
+
+
+def _predicts(base: Base) -> dict[str, str]:
+    """Return ModelSpec's word for what the denoiser says; it has none for flows."""
+    if base.prediction == "flow":
+        return {}
+    return {"modelspec.prediction_type": "v" if base.prediction == "v_prediction" else "epsilon"}
 
 
 def _kohya(
@@ -220,7 +227,7 @@ def _adapter(
     components: dict[str, list[str]] = {}
     for layer, parts in factors(learnt).items():
         component, _, bare = layer.partition(".")
-        if component != "unet" and not bare.startswith(_LEVEL):
+        if component.startswith("text_encoder") and not bare.startswith(_LEVEL):
             bare = f"{_LEVEL}{bare}"  # transformers 5.6 dropped it in one of its two classes
         components.setdefault(component, []).append(bare)
         for part, value in parts.items():

@@ -16,7 +16,8 @@ from memcard.core.digest_cache import cache_folder
 from memcard.core.progress import Listener, Notice, Progress
 from memcard.errors import MemcardError, MismatchError, NotFoundError, UsageError
 from memcard.formats import open_file
-from memcard.jobs._finetune_models import Base, build
+from memcard.jobs._finetune_flow import built, painter_of
+from memcard.jobs._finetune_models import Base
 from memcard.jobs._finetune_plan import Plan, adapter_size, memory
 from memcard.jobs._finetune_sheet import Painter, Sheets
 from memcard.jobs.checkpointer import Checkpointer
@@ -145,7 +146,6 @@ def plan(task: Task, start: int) -> Plan:
     learning = adapter_size(base, settings)
     origins = [example.origin for example in folder.examples]
     latent = sum(4 * c.bucket[0] * c.bucket[1] // base.factor**2 for c in cut.crops)
-    channels = int(base.configs["unet"]["in_channels"])
     whole = sum(spec.nbytes for spec in base.source.specs.values())
     return Plan(
         *(task.base_name, base.family, base.prediction, settings.kind),
@@ -160,7 +160,7 @@ def plan(task: Task, start: int) -> Plan:
         disk={
             "saves": (_SAVES + 1) * learning * (16 if settings.ema is not None else 12),
             "result": learning * 2 if settings.rank else whole,
-            "cache": latent * channels * (2 if settings.flip else 1),
+            "cache": latent * base.channels * (2 if settings.flip else 1),
         },
         run=task.run,
         out=task.out,
@@ -243,7 +243,7 @@ def train(
         KeyboardInterrupt, SystemExit: a signal came; everything is saved.
     """
     settings = task.settings
-    model = build(
+    model = built(
         task.base, device=task.device, precision=settings.precision, keep_wide=not settings.rank
     )
     with running(model):
@@ -261,7 +261,7 @@ def _train(
     sheets: bool,
 ) -> Trained:
     settings = task.settings
-    painter = Painter(task.base, model, (settings.width, settings.height), settings.precision)
+    painter = painter_of(task.base, model, (settings.width, settings.height), settings.precision)
     loop, stepper, trained = _ready(task, model, progress)
     with Checkpointer(
         task.run,

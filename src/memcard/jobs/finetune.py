@@ -102,7 +102,7 @@ def finetune(
     of them returns the result, the others the plan.
 
     Args:
-        base: a whole checkpoint of SD 1, 2, XL or the starter: path or name.
+        base: a whole checkpoint of SD 1, 2, XL or the starter, for a LoRA also of Flux.1 or SD 3: path or name.
         data: folder of pictures with captions; see ``training.finetune.folder``.
         out: file to write (.safetensors), also its name in the library.
         run_dir: folder for saves, sheets and the report; None: ``runs/NAME`` in the library's folder.

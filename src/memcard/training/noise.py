@@ -143,12 +143,15 @@ class Flow:
 Schedule: TypeAlias = Diffusion | Flow
 
 
-def flux_shift(tokens: int) -> float:
+def flux_shift(tokens: int, config: Mapping[str, Any] | None = None) -> float:
     """Return Flux's shift for a picture of so many tokens (2 by 2 latents, 16 by 16 pixels).
 
-    Its logarithm grows evenly from 0.5 at 256 tokens to 1.15 at 4096.
+    Its logarithm grows evenly from 0.5 at 256 tokens to 1.15 at 4096, or as the scheduler's ``config`` says.
     """
-    (few, many), (low, high) = _FLUX_TOKENS, _FLUX_MU
+    said = config or {}
+    few = said.get("base_image_seq_len", _FLUX_TOKENS[0])
+    many = said.get("max_image_seq_len", _FLUX_TOKENS[1])
+    low, high = said.get("base_shift", _FLUX_MU[0]), said.get("max_shift", _FLUX_MU[1])
     return math.exp(low + (high - low) * (tokens - few) / (many - few))
 
 

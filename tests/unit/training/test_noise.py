@@ -116,6 +116,7 @@ def test_a_shift_moves_the_middle_to_more_noise():
 @pytest.mark.parametrize(("tokens", "mu"), [(256, 0.5), (4096, 1.15), (2176, 0.825)])
 def test_the_shift_of_flux_grows_with_the_picture(tokens, mu):
     assert math.log(flux_shift(tokens)) == pytest.approx(mu)
+    assert math.log(flux_shift(tokens, {"max_shift": 0.5})) == pytest.approx(0.5)
 
 
 def test_a_flow_is_a_straight_line():

@@ -23,8 +23,18 @@ _ALL: Final = (
     r"(?:.*\.)?(?:to_q|to_k|to_v|to_out\.0|proj_in|proj_out|ff\.net\.0\.proj|ff\.net\.2"
     r"|conv1|conv2|conv_shortcut|time_emb_proj|(?:down|up)samplers\.0\.conv)"
 )
+# Of transformers that read words and picture side by side: what diffusers' scripts for LoRAs of Flux and SD 3
+# train, without and with the feed-forward layers.
+_JOINT: Final = (
+    r".*\.attn2?\.(?:to_q|to_k|to_v|to_out\.0|add_q_proj|add_k_proj|add_v_proj|to_add_out)"
+)
+_JOINT_ALL: Final = (
+    rf"(?:{_JOINT}|.*\.(?:ff|ff_context)\.net\.(?:0\.proj|2)"
+    r"|single_transformer_blocks\.\d+\.proj_(?:mlp|out))"
+)
 _TEXT: Final = r".*\.self_attn\.(?:q|k|v|out)_proj"
 _TEXT_ALL: Final = r".*\.(?:self_attn\.(?:q|k|v|out)_proj|mlp\.fc[12])"
+_USUAL: Final = {"unet": (_ATTENTION, _ALL), "transformer": (_JOINT, _JOINT_ALL)}
 _LAYERS: Final = (nn.Linear, nn.Conv2d)
 _PART: Final = re.compile(rf"\.lora_(A|B|magnitude_vector)\.{ADAPTER}(?:\.weight)?$")
 
@@ -37,7 +47,7 @@ class Adapter:
         rank: of every layer.
         alpha: the change is multiplied by alpha / rank.
         targets: ``attention``, ``all`` (also feed-forward layers, convolutions and projections), or a
-            regular expression that must fit the whole name of a layer of the UNet.
+            regular expression that must fit the whole name of a layer of the UNet or transformer.
         dora: also learn the length of each row of the weights.
         dropout: share of the inputs of each layer left out, 0..1.
     """
@@ -60,17 +70,16 @@ class Adapter:
         Raises:
             UsageError: ``targets`` is no regular expression.
         """
-        unet = component == "unet"
         if self.targets in ("attention", "all"):
-            whole = self.targets == "all"
-            return (_ALL if whole else _ATTENTION) if unet else (_TEXT_ALL if whole else _TEXT)
+            few, all_ = _USUAL.get(component, (_TEXT, _TEXT_ALL))
+            return all_ if self.targets == "all" else few
         try:
             re.compile(self.targets)
         except re.error as error:
             raise UsageError(
                 f"targets {self.targets!r}: {error}. Use attention, all or a regular expression."
             ) from error
-        return self.targets if unet else _TEXT
+        return self.targets if component in _USUAL else _TEXT
 
 
 def choose(
@@ -101,11 +110,11 @@ def choose(
     for component, module in model.modules().items():
         module.requires_grad_(requires_grad=False)
         module.eval()
-        if component != "unet" and not text_encoder:
+        if component not in _USUAL and not text_encoder:
             continue
         if adapter is None:
             module.float().requires_grad_(requires_grad=True)
-            if component == "unet" and parts:
+            if component in _USUAL and parts:
                 _freeze_others(module, parts)
         else:
             with torch.random.fork_rng(devices=()):

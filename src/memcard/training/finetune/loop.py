@@ -10,7 +10,7 @@ import math
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final, Protocol
 
 import torch
@@ -24,6 +24,7 @@ from memcard.training.finetune.lessons import Batch, Lessons
 from memcard.training.finetune.model import Model
 from memcard.training.finetune.settings import Settings, lr_factor
 from memcard.training.losses import Objective
+from memcard.training.noise import Flow, flux_shift
 
 _BETAS: Final = (0.9, 0.99)
 _SMALL: Final = 100_000_000  # parameters; below, a second thread costs more than it gives
@@ -164,10 +165,19 @@ class Loop:
         return Moment(step, loss_now, settings.lr * factor, norm, epoch, seconds)
 
     def _loss(self, batch: Batch) -> Tensor:
-        lesson = self._objective.lesson(batch.latents, batch.chance)
+        lesson = self._at(batch.latents).lesson(batch.latents, batch.chance)
         with autocast(self._model.device, self._settings.precision):
             said = self._model.predict(lesson.noisy, lesson.times, batch.words, batch.sizes)
         return self._objective.loss(said, lesson)
+
+    def _at(self, latents: Tensor) -> Objective:
+        """Return what is asked of pictures of this size: some flows look at more noise in larger ones."""
+        if not self._model.schedule.get("use_dynamic_shifting"):
+            return self._objective
+        tokens = latents.shape[-2] // 2 * (latents.shape[-1] // 2)
+        return replace(
+            self._objective, schedule=Flow(shift=flux_shift(tokens, self._model.schedule))
+        )
 
     def _backward(self, loss: Tensor) -> None:
         scaled = loss if self.scaler is None else self.scaler.scale(loss)

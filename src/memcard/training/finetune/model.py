@@ -15,7 +15,7 @@ from typing import Any, Final, Literal, TypeAlias
 import torch
 from torch import Tensor, nn
 
-Prediction: TypeAlias = Literal["epsilon", "v_prediction"]
+Prediction: TypeAlias = Literal["epsilon", "v_prediction", "flow"]
 
 _SIZES: Final = 6  # numbers SDXL is told: original size, crop, target size
 
@@ -56,7 +56,7 @@ class Model:
 
     Attributes:
         family: public name of the architecture.
-        unet: UNet2DConditionModel.
+        unet: UNet2DConditionModel; of a flow (``FlowModel``) its transformer.
         vae: AutoencoderKL with its encoder.
         texts: in the order in which their states are put side by side.
         schedule: the part of its scheduler's config that says the noise levels.
@@ -136,3 +136,44 @@ class Model:
     def modules(self) -> dict[str, nn.Module]:
         """Return what could learn, by component."""
         return {"unet": self.unet, **{text.name: text.module for text in self.texts}}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FlowModel(Model):
+    """A base with a transformer that was trained by flow matching: Flux.1, Stable Diffusion 3.
+
+    How it is told and asked is what the engine that paints with it does, so both are given.
+
+    Attributes:
+        tell: what the text encoders say of one prompt.
+        ask: what the transformer says of latents [n, channels, height, width] at t [n], 0..1, told words.
+        pipeline: what ``tell`` and ``ask`` run, for who paints with it.
+    """
+
+    tell: Callable[[str], Words]
+    ask: Callable[[Tensor, Tensor, Words], Tensor]
+    pipeline: Any
+
+    def words(self, prompts: Sequence[str]) -> Words:
+        """Return what the text encoders say of prompts."""
+        told = [self.tell(prompt) for prompt in prompts]  # one by one: the same bits in any batch
+        pooled = [words.pooled for words in told if words.pooled is not None]
+        return Words(torch.cat([words.states for words in told]), torch.cat(pooled))
+
+    def predict(
+        self, noisy: Tensor, times: Tensor, words: Words, sizes: Sequence[Sequence[int]]
+    ) -> Tensor:
+        """Return what the transformer says: the way from the picture to the noise.
+
+        Args:
+            noisy: latents, [n, channels, height, width].
+            times: t of each, [n], 0..1.
+            words: of the same ``n`` prompts.
+            sizes: not looked at.
+        """
+        del sizes
+        return self.ask(noisy, times, words)
+
+    def modules(self) -> dict[str, nn.Module]:
+        """Return what could learn, by component."""
+        return {"transformer": self.unet, **{text.name: text.module for text in self.texts}}
