@@ -1,5 +1,6 @@
 """Processes that train, die and go on; each is forked from one that has imported torch already."""
 
+import faulthandler
 import multiprocessing
 import os
 import sys
@@ -39,6 +40,7 @@ def live(folder, *, world=1, script="train", kill_after=None, **options):
 def _train(folder, rank, world, meet, script, options):
     # the default on Linux up to Python 3.13, which the server of forks would replace
     multiprocessing.set_start_method("fork", force=True)
+    faulthandler.dump_traceback_later(PATIENCE - 20)  # where it hangs, if it does
     os.environ["MEMCARD_HOME"] = str(Path(folder, "home"))
     if world > 1:
         # what torchrun sets, and the trainers look for
@@ -55,6 +57,9 @@ def _train(folder, rank, world, meet, script, options):
     path = Path(__file__).parent / script  # or the script's own folder, if that is absolute
     sys.path.insert(0, str(path.parent))
     __import__(path.stem).run(folder, **options)
+    if world > 1:  # all is written; see KEPT in train.py
+        sys.stderr.flush()
+        os._exit(0)
 
 
 def losses(folder, world=1):
