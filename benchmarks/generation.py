@@ -212,6 +212,8 @@ def main() -> None:
     options = parser.parse_args()
     if odd := set(options.only.split(",")) - set(PARTS):
         parser.error(f"no part {', '.join(odd)}; there are {', '.join(PARTS)}")
+    if options.folder is not None:
+        Path(options.folder).mkdir(parents=True, exist_ok=True)
     folder = Path(tempfile.mkdtemp(prefix="memcard-bench-", dir=options.folder))
     rows: list[Facts] = []
     try:
