@@ -51,15 +51,32 @@ def _train(folder, rank, world, meet, script, options):
         torch.distributed.init_process_group(
             "gloo", init_method=f"file://{meet}", rank=rank, world_size=world
         )
+        _keep_models()
     # nothing is inexact without a warning, so there is to be none
     warnings.simplefilter("error")
     warnings.filterwarnings("ignore", ".*(set_vital|lr_scheduler.step|device_id|barrier|LeafSpec)")
     path = Path(__file__).parent / script  # or the script's own folder, if that is absolute
     sys.path.insert(0, str(path.parent))
     __import__(path.stem).run(folder, **options)
-    if world > 1:  # all is written; see KEPT in train.py
+    if world > 1:  # all is written
         sys.stderr.flush()
         os._exit(0)
+
+
+def _keep_models():
+    """Keep every DDP model until the process ends.
+
+    torch 2.13 may wait for itself when one goes after its process group: the group's end waits, holding the
+    interpreter, for a thread that needs the interpreter to let go of the last sum of gradients.
+    """
+    kind = torch.nn.parallel.DistributedDataParallel
+    made, kept = kind.__init__, []
+
+    def begin(self, *args, **options):
+        kept.append(self)
+        made(self, *args, **options)
+
+    kind.__init__ = begin
 
 
 def losses(folder, world=1):

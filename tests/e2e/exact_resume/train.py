@@ -189,13 +189,7 @@ def run(
     ck.close()
     finals(folder, rank, model, ema.shadow, optimizer, [scheduler, per_epoch])
     if world > 1:
-        KEPT.append(model)
         torch.distributed.destroy_process_group()
-
-
-# torch 2.13 may wait for itself when a DDP model goes after its process group: the group's end waits, holding the
-# interpreter, for a thread that needs the interpreter to let go of the last sum of gradients.
-KEPT = []
 
 
 def finals(folder, rank, model, ema, optimizer, schedulers, more=None):
