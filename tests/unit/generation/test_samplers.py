@@ -110,15 +110,16 @@ def paint(pipeline: Pipeline, used: Settings, seed: int) -> tuple[torch.Tensor, 
 def test_every_sampler_paints_with_every_schedule(
     name: str, schedule: str, starter: Checkpoint, starter_pipeline: Pipeline
 ) -> None:
-    said = {"sampler": name, "schedule": schedule, "steps": 4}
+    steps = 8  # with four, solvers of higher order overshoot on levels that end steeply
+    said = {"sampler": name, "schedule": schedule, "steps": steps}
     used = choose(STARTER, starter.metadata, said)
 
     found, counted = paint(starter_pipeline, used, 1)
 
     assert torch.isfinite(found).all()
     assert torch.equal(found, paint(starter_pipeline, used, 1)[0])
-    assert 0.2 < float(found.std()) < 30  # four steps are few: solvers of higher order overshoot
-    assert counted[-1] == len(counted) >= 4 * SAMPLERS[name].evaluations - 1
+    assert 0.2 < float(found.std()) < 5
+    assert counted[-1] == len(counted) >= steps * SAMPLERS[name].evaluations - 1
 
 
 def test_noise_differs_between_samplers_that_draw_it_by_seed(
