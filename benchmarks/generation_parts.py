@@ -13,6 +13,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -114,8 +115,11 @@ def their_picture(o: Facts) -> Facts:
 
 def our_first_step(o: Facts) -> Facts:
     """From a cold process to the first step; the caller measures."""
+    from memcard.cli._spare import leave_out
     from memcard.core.progress import Progress
     from memcard.jobs.generate import run
+
+    leave_out("generate")  # as the command does
 
     def stop(event: Any) -> None:
         if isinstance(event, Progress) and event.phase == "pictures":
@@ -146,15 +150,16 @@ def their_first_step(o: Facts) -> Facts:
 
 def touch(pipeline: Any) -> None:
     """Have every page of the weights in memory."""
-    for module in pipeline.modules.values():
-        for weight in module.parameters():
-            weight.data.reshape(-1).view(_bytes())[::_PAGE].sum()
+    touch_all(list(pipeline.modules.values()))
 
 
-def _bytes() -> Any:
+def touch_all(modules: list[Any]) -> None:
+    """Have every page of the weights of networks in memory."""
     import torch
 
-    return torch.uint8
+    for module in modules:
+        for weight in module.parameters():
+            weight.data.reshape(-1).view(torch.uint8)[::_PAGE].sum()
 
 
 def our_swap(o: Facts) -> Facts:
@@ -163,8 +168,9 @@ def our_swap(o: Facts) -> Facts:
 
     pair = [Wanted(o["path"]), Wanted(o["other"])]
     found: Facts = {}
-    for row, dtype in (("windows", o["stored"]), ("converted", o["dtype"])):
-        models = Models("cpu", dtype, budget=0)
+    rows = ("kept", o["stored"], None), ("read", o["stored"], 0), ("converted", o["dtype"], 0)
+    for row, dtype, budget in rows:
+        models = Models("cpu", dtype, budget=budget)
         for wanted in (*pair, *pair):  # twice: the second time the headers and digests are known
             touch(models.get(wanted).pipeline)
         turn = [0]
@@ -186,7 +192,7 @@ def our_swap(o: Facts) -> Facts:
 
         found[f"{row}, rebuilt"] = clock(rebuild, o["rounds"])
     there = bytearray(Path(o["path"]).stat().st_size)  # pages at hand, as those of weights that go
-    found["read"] = clock(lambda: read(o["path"], memoryview(there)), o["rounds"])
+    found["reading"] = clock(lambda: read(o["path"], memoryview(there)), o["rounds"])
     return found
 
 
@@ -202,13 +208,24 @@ def their_swap(o: Facts) -> Facts:
     """What building the pipeline anew costs by diffusers, in a warm process."""
     kinds = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}
     found = {}
-    for row, dtype in (("windows", o["stored"]), ("converted", o["dtype"])):
-        single(o["path"], o["configs"], kinds[dtype])
-        found[f"{row}, rebuilt"] = clock(
-            lambda dtype=dtype: single(o["other"], o["configs"], kinds[dtype]),  # type: ignore[misc]
-            o["rounds"],
-        )
+
+    def rebuild(dtype: str, *, full: bool) -> None:
+        pipe = single(o["other"], o["configs"], kinds[dtype])
+        if full:
+            touch_all(list(parts_of(pipe)))
+
+    for row, dtype in (("read", o["stored"]), ("converted", o["dtype"])):
+        rebuild(dtype, full=True)
+        found[row] = clock(partial(rebuild, dtype, full=False), o["rounds"])
+        found[f"{row}, touched"] = clock(partial(rebuild, dtype, full=True), o["rounds"])
     return found
+
+
+def parts_of(pipe: Any) -> list[Any]:
+    """Return the networks of diffusers' pipeline."""
+    import torch
+
+    return [part for part in pipe.components.values() if isinstance(part, torch.nn.Module)]
 
 
 def our_packed_swap(o: Facts) -> Facts:
@@ -216,20 +233,33 @@ def our_packed_swap(o: Facts) -> Facts:
     from memcard.jobs._generate_models import Models, Wanted
 
     found: Facts = {"bytes": Path(o["other"]).stat().st_size}
-    for row, ref in (("plain", o["other"]), ("packed", o["packed"])):
-        models = Models("cpu", o["stored"], budget=0)
-        clocks, read_here = [], []
-        for turn in range(o["rounds"] + 1):
-            touch(models.get(Wanted(o["base"])).pipeline)
-            before = rchar()
-            one = clock(lambda: touch(models.get(Wanted(ref)).pipeline), 1)  # noqa: B023
-            if turn:  # the first one reads headers and digests that are remembered
-                clocks.append(one)
-                read_here.append(rchar() - before)
-        models.close()
-        found[row] = {k: statistics.median(c[k] for c in clocks) for k in ("wall", "cpu")}
-        found[row]["read"] = statistics.median(read_here)
+    files = [Path(o["other"]), *(p for p in Path(o["library"]).rglob("*") if p.is_file())]
+    for where in ("memory", "disk"):
+        for row, ref in (("plain", o["other"]), ("packed", o["packed"])):
+            models = Models("cpu", o["stored"], budget=0)
+            clocks, read_here = [], []
+            for turn in range(o["rounds"] + 1):
+                touch(models.get(Wanted(o["base"])).pipeline)
+                if where == "disk":
+                    forget(files)
+                before = rchar()
+                one = clock(lambda: touch(models.get(Wanted(ref)).pipeline), 1)  # noqa: B023
+                if turn:  # the first one reads headers and digests that are remembered
+                    clocks.append(one)
+                    read_here.append(rchar() - before)
+            models.close()
+            mine = {k: statistics.median(c[k] for c in clocks) for k in ("wall", "cpu")}
+            found[f"{row}, {where}"] = {**mine, "read": statistics.median(read_here)}
     return found
+
+
+def forget(files: list[Path]) -> None:
+    """Have no page of files in the memory of the system."""
+    for path in files:
+        fd = os.open(path, os.O_RDONLY)
+        os.fsync(fd)
+        os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+        os.close(fd)
 
 
 def our_peak(o: Facts) -> Facts:
@@ -250,17 +280,14 @@ def our_peak(o: Facts) -> Facts:
 
 def their_peak(o: Facts) -> Facts:
     """The same by diffusers."""
-    import torch
     from diffusers import StableDiffusionPipeline  # noqa: F401
 
     kind = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}[o["dtype"]]
     before = status("VmRSS")
     Path("/proc/self/clear_refs").write_text("5")
     pipe = single(o["path"], o["configs"], kind)
-    modules = [m for m in pipe.components.values() if isinstance(m, torch.nn.Module)]
-    for module in modules:
-        for weight in module.parameters():
-            weight.data.reshape(-1).view(torch.uint8)[::_PAGE].sum()
+    modules = parts_of(pipe)
+    touch_all(modules)
     weights = sum(p.nbytes for module in modules for p in module.parameters())
     return {"peak": status("VmHWM") - before, "weights": weights}
 

@@ -19,6 +19,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from faults import stories
 from faults.stories import NEW, OLD, THIRD, TRIO
+from faults.strike import prepare_for
 from fixtures import small
 from memcard.errors import MemcardError
 from memcard.jobs._stored import bones
@@ -157,5 +158,15 @@ def main(places: int, seed: int, root: Path) -> None:
     print(json.dumps({"places": places, "shelves": counts, "told": told, "wrong": wrong}))
 
 
+def prepare(words: list[str]) -> None:
+    """Import and compile once, in the server, what packs need."""
+    prepare_for(packs=True)
+
+
+def command(words: list[str]) -> None:
+    """Run the words of a command line."""
+    main(int(words[0]), int(words[1]), Path(words[2]))
+
+
 if __name__ == "__main__":
-    main(int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3]))
+    command(sys.argv[1:])

@@ -1,4 +1,4 @@
-"""Runs a fault program in a fresh process, and notes how many places it injected a fault at.
+"""Runs a fault program in a process of its own, and notes how many places it injected a fault at.
 
 With ``MEMCARD_FAULT_COUNTS=FILE`` each count is added to that file, from which ``scripts/reliability.py``
 makes the table in ``docs/reliability.md``.
@@ -12,6 +12,11 @@ import subprocess
 import sys
 from pathlib import Path
 from typing import Any
+
+from faults.stories import STORIES
+from fixtures.warmed import server
+
+WARM = ("strike", "replay", "flips")  # the others are few, or their own memory is measured
 
 # Of the places where a fault can be injected, tests take a part; ``scripts/reliability.py`` takes all.
 WHOLE = os.environ.get("MEMCARD_FAULT_EACH") == "1"
@@ -85,14 +90,31 @@ def counted(kind: str, places: int) -> None:
             file.write(f"{line}\n")
 
 
-def run(kind: str, script: str, *args: str | Path) -> dict[str, Any]:
-    """Run a program of this folder and return what it tells; nothing may have gone wrong."""
+def told(script: str, *args: str | Path) -> tuple[dict[str, Any], str]:
+    """Run a program of this folder and return what it tells, and its stderr."""
+    words = [str(word) for word in args]
+    if script in WARM:
+        packs = script == "flips" or STORIES[words[0]].packs
+        kind = "packs" if packs else "library"
+        code, out, err = server(kind).run(f"faults.{script}", *words)
+    else:
+        code, out, err = _fresh(script, *words)
+    assert code == 0, err[-4000:]
+    found: dict[str, Any] = json.loads(out.splitlines()[-1])
+    return found, err
+
+
+def _fresh(script: str, *args: str) -> tuple[int, str, str]:
     done = subprocess.run(
         [sys.executable, Path(__file__).parent / f"{script}.py", *args],
         capture_output=True, text=True, check=False, env=os.environ | {"OMP_NUM_THREADS": "1"},
     )  # fmt: skip
-    assert done.returncode == 0, done.stderr[-4000:]
-    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    assert found["wrong"] == [], done.stderr[-4000:]
+    return done.returncode, done.stdout, done.stderr
+
+
+def run(kind: str, script: str, *args: str | Path) -> dict[str, Any]:
+    """Run a program of this folder and return what it tells; nothing may have gone wrong."""
+    found, err = told(script, *args)
+    assert found["wrong"] == [], err[-4000:]
     counted(kind, found["places"])
     return found

@@ -32,7 +32,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 from faults import stories
 from faults.disk import Call, Calls
 from faults.stories import STORIES, Story
-from faults.strike import warm
+from faults.strike import prepare, warm
 from memcard.jobs.library import Library
 
 Op = tuple[Any, ...]
@@ -372,5 +372,12 @@ def main(name: str, extent: str, root: Path, forgotten: str = "") -> None:
     print(json.dumps({"places": states, "calls": len(ops), "wrong": wrong}))
 
 
+def command(words: list[str]) -> None:
+    """Run the words of a command line."""
+    main(words[0], words[1], Path(words[2]), *words[3:])
+
+
+__all__ = ["command", "prepare"]
+
 if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2], Path(sys.argv[3]), *sys.argv[4:])
+    command(sys.argv[1:])

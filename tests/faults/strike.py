@@ -6,10 +6,12 @@ with EACH only one of so many calls is struck, beginning with the FIRST.
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import shutil
 import sys
+import tempfile
 import traceback
 from collections.abc import Callable
 from pathlib import Path
@@ -25,6 +27,7 @@ from memcard.jobs.library import Library
 
 MOST = 2000
 _FAILED = 1
+_PREPARED = set[bool]()
 
 
 def in_child(task: Callable[[], object]) -> int:
@@ -125,6 +128,8 @@ def warm(story: Story, root: Path) -> None:
 def main(name: str, fault: Fault, root: Path, each: int = 1, first: int = 1) -> None:
     """Strike at every call, or one of ``each`` from the ``first`` on; print the number of places and what went wrong."""
     warm(STORIES[name], root)
+    gc.collect()
+    gc.freeze()  # else a collection in a child would copy all of it
     stage = Stage(STORIES[name], root / "stage")
     wrong: list[str] = []
     places = 0
@@ -137,7 +142,23 @@ def main(name: str, fault: Fault, root: Path, each: int = 1, first: int = 1) -> 
     print(json.dumps({"places": places, "wrong": wrong}))
 
 
+def prepare(words: list[str]) -> None:
+    """Import and compile once, in the server, what this story needs."""
+    prepare_for(packs=STORIES[words[0]].packs)
+
+
+def prepare_for(*, packs: bool) -> None:
+    """Run a verb, of those that pack if asked for."""
+    if packs not in _PREPARED:
+        _PREPARED.add(packs)
+        with tempfile.TemporaryDirectory(prefix="memcard-warm-") as folder:
+            warm(STORIES["pack" if packs else "add"], Path(folder))
+
+
+def command(words: list[str]) -> None:
+    """Run the words of a command line."""
+    main(words[0], cast("Fault", words[1]), Path(words[2]), *(int(n) for n in words[3:]))
+
+
 if __name__ == "__main__":
-    main(
-        sys.argv[1], cast("Fault", sys.argv[2]), Path(sys.argv[3]), *(int(n) for n in sys.argv[4:])
-    )
+    command(sys.argv[1:])

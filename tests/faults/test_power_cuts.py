@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from faults.program import WHOLE, run
+from faults.program import WHOLE, run, told
 from faults.stories import STORIES
 
 pytestmark = pytest.mark.skipif(
@@ -17,7 +15,6 @@ pytestmark = pytest.mark.skipif(
 )
 
 QUICK = ["add_move", "gc"]
-PROGRAM = Path(__file__).parent / "replay.py"
 
 
 @pytest.mark.parametrize("story", QUICK)
@@ -37,9 +34,6 @@ def test_a_power_cut_in_any_verb_loses_nothing(story: str, memory: Path) -> None
 
 @pytest.mark.parametrize("forgotten", ["fsync", "syncdir"])
 def test_the_replay_notices_a_sync_that_was_forgotten(forgotten: str, memory: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, PROGRAM, "add", "quick", memory, forgotten],
-        capture_output=True, text=True, check=True,
-    )  # fmt: skip
+    found, _ = told("replay", "add", "quick", memory, forgotten)
 
-    assert len(json.loads(done.stdout)["wrong"]) >= 1
+    assert len(found["wrong"]) >= 1

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+
+from fixtures.warmed import server
 
 EACH = int(
     os.environ.get("MEMCARD_FAULT_EACH", "5")
@@ -18,17 +18,10 @@ pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="the children ar
 
 
 def story(*words: object) -> dict[str, object]:
-    script = Path(__file__).with_name("training_killed.py")
-    done = subprocess.run(
-        [sys.executable, str(script), *map(str, words)],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=1500,
-    )
-    assert done.returncode == 0, done.stderr
-    found: dict[str, object] = json.loads(done.stdout)
-    assert found["faults"] == [], done.stderr
+    code, out, err = server("torch").run("faults.training_killed", *map(str, words))
+    assert code == 0, err
+    found: dict[str, object] = json.loads(out)
+    assert found["faults"] == [], err
     return found
 
 

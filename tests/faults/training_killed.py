@@ -19,6 +19,7 @@ import time
 import traceback
 from collections.abc import Callable
 from contextlib import redirect_stderr
+from functools import cache
 from pathlib import Path
 from typing import Any, cast
 
@@ -217,13 +218,28 @@ def _forked(task: Callable[[], object]) -> int:
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
-if __name__ == "__main__":
-    verb, number, place = sys.argv[1], int(sys.argv[2]), Path(sys.argv[3])
+@cache
+def _import_all() -> None:
     torch.set_num_threads(1)
     # Imports torch's compiler, which is slow and looks for a disk that works: before the children.
     torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.1)
+
+
+def prepare(words: list[str]) -> None:
+    """Do what is worth to be done once."""
+    _import_all()
+
+
+def command(words: list[str]) -> None:
+    """Run the words of a command line."""
+    verb, number, place = words[0], int(words[1]), Path(words[2])
     if verb == "random":
-        result = at_random(number, place, int(sys.argv[4]) if len(sys.argv) > 4 else 0)
+        result = at_random(number, place, int(words[3]) if len(words) > 3 else 0)
     else:
         result = everywhere(cast("Fault", verb), number, place)
     print(json.dumps(result))
+
+
+if __name__ == "__main__":
+    prepare(sys.argv[1:])
+    command(sys.argv[1:])

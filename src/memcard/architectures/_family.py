@@ -39,7 +39,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import KW_ONLY, dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
 from memcard.architectures._names import Names, Root
 from memcard.architectures._signs import (
@@ -55,7 +55,7 @@ from memcard.architectures._signs import (
     unsaid,
     width,
 )
-from memcard.core.architecture import Defaults, Evidence, Kind, Modality, Need, Target
+from memcard.core.architecture import Defaults, Evidence, Kind, Modality, Need
 from memcard.core.tensors import Specs
 
 __all__ = [  # the two types, then the words to write signs with
@@ -140,18 +140,6 @@ class Family:
                 if seen is not None:
                     return self._evidence(names, root, dialect, seen)
         return None
-
-    def component(self, name: str) -> str | None:
-        """Return None: only the whole file tells (``memcard.architectures.components``)."""
-        return None
-
-    def targets(self, specs: Specs) -> Mapping[str, Target]:
-        """Return nothing: families known by signs alone are recognised, not run."""
-        return {}
-
-    def configs(self, specs: Specs) -> Mapping[str, Mapping[str, Any]]:
-        """Return nothing, as ``targets``."""
-        return {}
 
     def _evidence(self, names: Names, root: Root, dialect: str, seen: tuple[str, ...]) -> Evidence:
         fitting = []

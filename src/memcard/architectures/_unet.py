@@ -43,7 +43,6 @@ class UNet:
     """The outline of one UNet, from names and shapes."""
 
     prefix: str
-    modules: Mapping[str, str]  # LDM module to diffusers module
     in_channels: int
     out_channels: int
     widths: tuple[int, ...]  # per resolution, finest first
@@ -54,7 +53,6 @@ class UNet:
     linear: bool  # proj_in is a matrix, as in SD 2 and SDXL
     labels: bool  # has label_emb, as SDXL has
     label_width: int = 0  # what label_emb takes; 0 if there is none
-    dialect: str = "ldm"  # whose names the file has: ldm or diffusers
 
     @property
     def depth(self) -> int:
@@ -89,22 +87,6 @@ class UNet:
             "transformer_layers_per_block": depths,
             "use_linear_projection": self.linear,
         }
-
-    def key(self, name: str) -> str | None:
-        """Return the diffusers key of a tensor, or None if it is not part of this UNet."""
-        if not name.startswith(self.prefix):
-            return None
-        if self.dialect == "diffusers":
-            return name[len(self.prefix) :]
-        module, _, leaf = name[len(self.prefix) :].rpartition(".")
-        if module in self.modules:
-            return f"{self.modules[module]}.{leaf}"
-        parts = module.split(".")
-        for cut in (3, 2):  # input_blocks.4.1 | middle_block.1, then the path inside an attention
-            stem = ".".join(parts[:cut])
-            if stem in self.modules and len(parts) > cut:
-                return ".".join([self.modules[stem], *parts[cut:], leaf])
-        return None
 
 
 def outline(specs: Specs) -> UNet | None:
@@ -198,7 +180,6 @@ def _read(prefix: str, shapes: Shapes, dialect: str) -> UNet | None:
         return None
     return UNet(
         prefix=prefix,
-        modules=table,
         in_channels=first[1],
         out_channels=last[0],
         widths=tuple(w[0] for w in widths),
@@ -209,7 +190,6 @@ def _read(prefix: str, shapes: Shapes, dialect: str) -> UNet | None:
         linear=len(shapes.get(f"{start}.proj_in.weight", ())) == 2,
         labels=any(n.startswith(("label_emb.", "add_embedding.")) for n in shapes),
         label_width=(0, *shapes.get(label, ()))[-1],
-        dialect=dialect,
     )
 
 

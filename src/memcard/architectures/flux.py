@@ -6,12 +6,17 @@ Source: black-forest-labs flux, ``model.py``; diffusers' configs of ``FLUX.1-dev
 
 from __future__ import annotations
 
-from memcard.architectures._family import Family, Variant, has, lacks, said, unsaid, width
+from memcard.architectures._family import Family, Variant, any_of, has, lacks, said, unsaid, width
 from memcard.core.architecture import Defaults
 
 _GUIDANCE = ("guidance_in.in_layer.weight", "time_text_embed.guidance_embedder.linear_1.weight")
 _FIRST = ("img_in.weight", "x_embedder.weight")
-_INDEX = ("diffusers/model_index.json",)
+# No weight tells Kontext from dev; what a file says about itself may. ``general.*`` is of GGUF.
+_TEXTS = ("modelspec.architecture", "modelspec.title", "general.name", "general.basename")
+_KONTEXT = (
+    ("diffusers/model_index.json", "fluxkontextpipeline"),
+    *((key, "kontext") for key in _TEXTS),
+)
 
 PLUGIN = Family(
     title="Flux.1",
@@ -36,10 +41,10 @@ PLUGIN = Family(
         lacks("distilled_guidance_layer."),
     ),
     variants=(
-        Variant("Kontext", (said(*_INDEX, "fluxkontextpipeline"),)),
+        Variant("Kontext", (any_of(*(said(*one) for one in _KONTEXT)),)),
         Variant(
             "dev",
-            (unsaid(*_INDEX, "fluxkontextpipeline"), width(_FIRST, 1, 64),
+            (*(unsaid(*one) for one in _KONTEXT), width(_FIRST, 1, 64),
              has(*_GUIDANCE, says="dev; Kontext and Krea have the same tensors")),
         ),
         Variant(

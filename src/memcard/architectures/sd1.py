@@ -3,7 +3,7 @@
 Known by the skeleton of the UNet; small twins for tests are found too, unknown widths are not.
 
 Source: CompVis stable-diffusion, ``configs/stable-diffusion/v1-inference.yaml``; diffusers'
-``stable-diffusion-v1-5`` configs for heads, betas and ``steps_offset``.
+``stable-diffusion-v1-5`` configs for betas and ``steps_offset``.
 """
 
 from __future__ import annotations
@@ -77,9 +77,4 @@ PLUGIN = LatentDiffusion(
             },
         },
     ),
-    heads=8,
-    groups=32,
-    vae_groups=32,
-    scaling=0.18215,
-    text_head=64,
 )

@@ -53,9 +53,4 @@ PLUGIN = LatentDiffusion(
             },
         },
     ),
-    heads=4,
-    groups=16,
-    vae_groups=8,
-    scaling=1.0,
-    text_head=32,
 )

@@ -71,6 +71,6 @@ PLUGIN = Family(
     modality="video",
     defaults=Defaults(
         steps=50, cfg=5.0, sampler="unipc", width=832, height=480, multiple=16,
-        prediction_type="flow", extra={"frames": 81},
+        prediction_type="flow", extra={"frames": 81, "settings": {"frames": 81, "fps": 16}},
     ),
 )  # fmt: skip

@@ -37,6 +37,24 @@ class WeightedLora(click.ParamType[tuple[str, float, float | None]]):
         return ref, named.get("unet", strength), named.get("te")
 
 
+class Control(click.ParamType[tuple[str, float, float, float]]):
+    """``REF``, ``REF:STRENGTH`` or ``REF:STRENGTH:FROM-TO`` with shares of the steps, as 0-0.6."""
+
+    name = "REF[:STRENGTH[:FROM-TO]]"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> tuple[str, float, float, float]:
+        """Split at the last colons that numbers follow."""
+        if isinstance(value, tuple):
+            return value
+        number = r"\d+\.?\d*|\.\d+"
+        match = re.fullmatch(rf"(.+):({number})-({number})", value)
+        ref, start, end = (
+            (match[1], float(match[2]), float(match[3])) if match else (value, 0.0, 1.0)
+        )
+        ref, strength = Weighted().convert(ref, param, ctx)
+        return ref, strength, start, end
+
+
 class Rule(click.ParamType[tuple[str, float]]):
     """``REGEX=NUMBER``; the last equals sign counts."""
 

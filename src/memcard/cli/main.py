@@ -13,6 +13,7 @@ from typing import NoReturn
 import click
 
 from memcard.cli._show import advise
+from memcard.cli._spare import leave_out
 from memcard.cli.app import app
 from memcard.errors import DiskError, MemcardError, NotFoundError
 
@@ -21,6 +22,7 @@ INTERRUPTED = 130
 
 def run() -> NoReturn:
     """Run the command line of this process and leave it."""
+    leave_out(*sys.argv[1:2])
     sys.exit(main(sys.argv[1:]))
 
 

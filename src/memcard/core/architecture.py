@@ -105,15 +105,6 @@ class Identity:
 
 
 @dataclass(frozen=True, slots=True)
-class Target:
-    """Where a tensor of a file belongs in the diffusers model."""
-
-    component: str  # unet, vae, text_encoder
-    key: str  # its name in the state dict of that component
-    reshape: tuple[int, ...] | None = None  # same bytes under another shape
-
-
-@dataclass(frozen=True, slots=True)
 class Defaults:
     """Settings that suit a family, until a card or the user says otherwise."""
 
@@ -138,16 +129,4 @@ class Architecture(Protocol):
 
     def detect(self, specs: Specs) -> Evidence | None:
         """Tell from names and shapes alone whether this family fits; None if not."""
-        ...
-
-    def component(self, name: str) -> str | None:
-        """Return ``unet``, ``vae`` or ``text_encoder`` for a tensor name; None if it is none."""
-        ...
-
-    def targets(self, specs: Specs) -> Mapping[str, Target]:
-        """Map tensor names of a file to places in the diffusers components; the rest is left out."""
-        ...
-
-    def configs(self, specs: Specs) -> Mapping[str, Mapping[str, Any]]:
-        """Constructor arguments of each component present, widths read off the shapes."""
         ...

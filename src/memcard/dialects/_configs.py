@@ -152,14 +152,16 @@ def _vae_config(parts: Parts, numbers: Numbers) -> Config:
 
 def _schedule(numbers: Numbers, prediction: str, facts: Facts) -> Config:
     config = {**_BETAS, "prediction_type": prediction}
+    # Latents go far beyond 1: a DDIM that clips them paints noise, and clipping is its class's default.
+    config |= {"clip_sample": False, "set_alpha_to_one": False}
     if numbers.pipeline.startswith(_XL):
         config |= {"_class_name": "EulerDiscreteScheduler", "timestep_spacing": "leading"}
         config |= {"interpolation_type": "linear", "use_karras_sigmas": False}
+        config |= {"skip_prk_steps": True}
     elif prediction == "v_prediction" or facts.zero_snr:
-        config |= {"_class_name": "DDIMScheduler", "clip_sample": False, "set_alpha_to_one": False}
+        config |= {"_class_name": "DDIMScheduler"}
     else:
-        config |= {"_class_name": "PNDMScheduler", "set_alpha_to_one": False}
-        config |= {"skip_prk_steps": True, "clip_sample": False}
+        config |= {"_class_name": "PNDMScheduler", "skip_prk_steps": True}
     if facts.zero_snr:
         config |= {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
     return {**config, **(numbers.schedule or {})}
@@ -222,6 +224,11 @@ def _t5(specs: Specs) -> Config:
         "pad_token_id": 0,
         "eos_token_id": 1,
     }
+
+
+def _umt5(specs: Specs) -> Config:
+    """Return the config of a UMT5 encoder: a T5 of which every layer knows distances."""
+    return {**_t5(specs), "architectures": ["UMT5EncoderModel"], "model_type": "umt5"}
 
 
 def sd3(parts: Parts, facts: Facts) -> Mapping[str, Config]:

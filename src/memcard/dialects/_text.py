@@ -4,7 +4,8 @@ Single files hold CLIP-L and T5 under transformers' own names. OpenCLIP's differ
 are rows of one matrix, and the projection is transposed.
 
 Source: OpenCLIP ``transformer.py``; transformers ``modeling_clip.py``, ``modeling_t5.py``; diffusers
-``single_file_utils.py``; llama.cpp gguf-py ``constants.py``, ``tensor_mapping.py`` (T5 encoder).
+``single_file_utils.py``; llama.cpp gguf-py ``constants.py``, ``tensor_mapping.py`` (T5 encoder); Wan-Video Wan2.1
+``wan/modules/t5.py`` (UMT5).
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from memcard.core.tensors import Specs
 from memcard.dialects._dialect import Component
 from memcard.dialects._link import Link, Side, same
 
+WORDS = "spiece_model"  # a SentencePiece vocabulary, as bytes, that ComfyUI keeps beside an encoder
 _TOKENS = "text_model.embeddings.token_embedding.weight"
 # transformers 5.6 dropped this level of the names, and reads files with it or without.
 _WITH_LEVEL = ((r"^(?=embeddings\.|encoder\.layers\.|final_layer_norm\.)", "text_model."),)
@@ -73,6 +75,29 @@ _T5 = tuple(
     )
 )
 
+# UMT5 has a bias by distance in every layer, T5 in the first alone; and its words may come along as bytes.
+_UMT5_MARK = "encoder.block.1.layer.0.SelfAttention.relative_attention_bias.weight"
+_UMT5_NAMES = tuple(link.ldm[0] for link in _T5)
+_UMT5 = (*_T5, same(WORDS, WORDS))
+_UMT5_INSIDE = (
+    *(same(f"umt5xxl.transformer.{text}", text) for text in _UMT5_NAMES),
+    same(WORDS, WORDS),
+)
+# The names of Wan's authors; others keep them in safetensors.
+_WAN_BLOCK, _WAN_LAYER = r"^blocks\.(\d+)\.", r"encoder.block.\1.layer."
+_WAN_T5 = (
+    *_GGUF_T5,
+    (r"^token_embedding\.", "shared."),
+    (r"^norm\.", "encoder.final_layer_norm."),
+    (_WAN_BLOCK + r"pos_embedding\.embedding\.", _WAN_LAYER + "0.SelfAttention.relative_attention_bias."),
+    (_WAN_BLOCK + r"norm1\.", _WAN_LAYER + "0.layer_norm."),
+    (_WAN_BLOCK + r"attn\.([qkvo])\.", _WAN_LAYER + r"0.SelfAttention.\2."),
+    (_WAN_BLOCK + r"norm2\.", _WAN_LAYER + "1.layer_norm."),
+    (_WAN_BLOCK + r"ffn\.gate\.0\.", _WAN_LAYER + "1.DenseReluDense.wi_0."),
+    (_WAN_BLOCK + r"ffn\.fc1\.", _WAN_LAYER + "1.DenseReluDense.wi_1."),
+    (_WAN_BLOCK + r"ffn\.fc2\.", _WAN_LAYER + "1.DenseReluDense.wo."),
+)  # fmt: skip
+
 
 def clip(name: str, ldm: tuple[str, ...], *, projected: bool | None = None) -> Component:
     """Return a CLIP text encoder that has transformers' names on both sides.
@@ -124,6 +149,27 @@ def t5(name: str, ldm: tuple[str, ...]) -> Component:
         return _T5 if "encoder.block.0.layer.0.SelfAttention.q.weight" in specs else None
 
     return Component(name, ldm, (f"{name}.", ""), links, {"ldm": _GGUF_T5})
+
+
+def umt5(name: str, *, outside: tuple[str, ...] = ()) -> tuple[Component, Component]:
+    """Return a UMT5 encoder: one within a checkpoint, and one in a file of its own.
+
+    Within ComfyUI's checkpoints its weights lie one level deeper than its words.
+
+    Args:
+        name: of the diffusers folder.
+        outside: prefixes that a file of its own may have.
+    """
+
+    def inside(specs: Specs, side: Side) -> Sequence[Link] | None:
+        first = f"umt5xxl.transformer.{_UMT5_MARK}" if side == "ldm" else _UMT5_MARK
+        return _UMT5_INSIDE if first in specs else None
+
+    def alone(specs: Specs, side: Side) -> Sequence[Link] | None:
+        return _UMT5 if _UMT5_MARK in specs else None
+
+    whole = Component(name, ("text_encoders.",), (f"{name}.",), inside)
+    return whole, Component(name, (*outside, ""), (*outside, ""), alone, {"ldm": _WAN_T5})
 
 
 def _fits(specs: Specs, projected: bool | None) -> bool:

@@ -9,8 +9,10 @@ has to go. Nothing is assigned before everything is read, so a load that fails l
 from __future__ import annotations
 
 import json
+import sys
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from threading import RLock, local
 from typing import Any, Final, TypeAlias
@@ -23,10 +25,21 @@ from memcard.core.identity import CONTENT, Place, by_place, identity
 from memcard.core.tensors import Spec
 from memcard.generation._free_memory import free_memory
 from memcard.generation.parts import Part
-from memcard.generation.weights import DTYPES, count_positions, places, pour, several, windows
+from memcard.generation.weights import (
+    DTYPES,
+    copy,
+    count_positions,
+    places,
+    pour,
+    pour_plain,
+    precisions,
+    several,
+    windows,
+)
 
 _GONE: Final = nn.Parameter(torch.empty(0, device="meta"), requires_grad=False)
 _REMEMBERED: Final = 64  # plans
+_WIDE: Final = "wo"  # of T5, which keeps it in float32 where the rest is float16
 
 # Identity, dtype in the file, dtype in memory, shape: zeros are everywhere the same bytes.
 _Cell: TypeAlias = tuple[Hashable, str, torch.dtype, tuple[int, ...]]
@@ -43,14 +56,16 @@ class Request:
     Attributes:
         part: where its weights are.
         make: builds it without memory.
-        dtype: what to compute in.
+        dtype: what to compute in; layers that need more keep float32, see ``weights.precisions``.
         kind: tells networks apart that have the same name, config and dtype.
+        without: layers that the network lacks though the part has them.
     """
 
     part: Part
     make: Callable[[], nn.Module]
     dtype: torch.dtype
     kind: str = ""
+    without: tuple[str, ...] = ()
 
     @property
     def key(self) -> str:
@@ -61,16 +76,18 @@ class Request:
 
 @dataclass(slots=True, eq=False)
 class _Network:
-    """A module, where it keeps its weights, and which it has now."""
+    """A module, where it keeps its weights, in which dtype, and which it has now."""
 
     name: str
     module: nn.Module
     wanted: Mapping[str, Sequence[int]]
+    dtypes: Mapping[str, torch.dtype]
     slots: Mapping[str, Sequence[_Slot]]
     has: dict[str, _Cell] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, name: str, module: nn.Module, device: torch.device) -> _Network:
+    def of(cls, request: Request, device: torch.device) -> _Network:
+        module = request.make()
         wanted = {key: tuple(value.shape) for key, value in module.state_dict().items()}
         slots: dict[str, list[_Slot]] = {key: [] for key in wanted}
         for prefix, owner in module.named_modules(remove_duplicate=False):
@@ -84,7 +101,8 @@ class _Network:
             for leaf, value in owner._buffers.items():
                 if value is not None and not value.is_meta:
                     owner._buffers[leaf] = value.to(device)
-        return cls(name, module, wanted, slots)
+        dtypes = precisions(module, request.dtype)
+        return cls(request.part.name, module, wanted, dtypes, slots)
 
     def put(self, key: str, value: Tensor) -> None:
         for values, leaf, is_parameter in self.slots[key]:
@@ -124,7 +142,7 @@ class _Job:
     name: str
     spec: Spec
     dtype: torch.dtype
-    place: tuple[_Network, str]
+    place: tuple[_Network, str] | None
     out: Tensor | None = None
     base: tuple[str, Tensor] | None = None  # content whose memory ``out`` is
 
@@ -166,6 +184,7 @@ class Cache:
         self._held: OrderedDict[_Cell, _Held] = OrderedDict()  # the one used last is the last
         self._contents: dict[str, Tensor] = {}  # as they are stored, by digest
         self._plans: OrderedDict[tuple[int, str], _Plan] = OrderedDict()
+        self._ahead: tuple[_Cell, ...] = ()  # read before anything asked for it
         self._lock = RLock()
         self._own = local()
 
@@ -181,6 +200,7 @@ class Cache:
             MismatchError, UnsupportedError: as ``weights.places``.
             IntegrityError, CorruptError: what is read is damaged; nothing that was loaded is mixed with it.
         """
+        self.build(requests)
         with self._lock:
             networks = [self._network(request) for request in requests]
             plans = [self._plan(r, n) for r, n in zip(requests, networks, strict=True)]
@@ -193,7 +213,39 @@ class Cache:
             for network, plan in zip(networks, plans, strict=True):
                 self._assign(network, plan)
             self._tidy(networks)
+            self._forget_ahead()
             return {r.part.name: n.module for r, n in zip(requests, networks, strict=True)}
+
+    def build(self, requests: Sequence[Request]) -> None:
+        """Make the networks, without weights; the first time imports what they are made of.
+
+        Their weights are read meanwhile, by another thread. What fails there fails again in ``load``, which tells.
+        """
+        if all(request.key in self._networks for request in requests):
+            return
+        with ThreadPoolExecutor(1) as ahead:
+            if "diffusers" not in sys.modules:  # else it is done before reading begins
+                ahead.submit(self._read_ahead, requests)
+            for request in requests:
+                self._network(request)
+
+    def _read_ahead(self, requests: Sequence[Request]) -> None:
+        with self._lock:
+            jobs: dict[_Cell, _Job] = {}
+            for request in requests:
+                view = request.part.view
+                for key, name in request.part.names.items():
+                    spec, known = view.specs[name], identity(view, name, self._place)
+                    levels = key.split(".")
+                    if known is None or levels[0] in request.without:
+                        continue
+                    if request.dtype == torch.float16 and _WIDE in levels:
+                        continue
+                    cell = known, spec.dtype.name, request.dtype, tuple(spec.shape)
+                    if spec.dtype.name in DTYPES and cell not in self._held:
+                        jobs[cell] = _Job(view, name, spec, request.dtype, None)
+            self._read(jobs, {})
+            self._ahead = tuple(jobs)
 
     def supply(self, key: str, offset: int, out: memoryview) -> bool:
         """Fill ``out`` with bytes of a tensor that is in memory as it is stored; see ``core.identity``."""
@@ -204,7 +256,7 @@ class Cache:
         flat = found.reshape(-1).view(torch.uint8)[offset : offset + len(out)]
         if len(flat) != len(out):
             return False
-        torch.frombuffer(out, dtype=torch.uint8).copy_(flat)
+        copy(flat, torch.frombuffer(out, dtype=torch.uint8))
         return True
 
     def let_go(self, names: Iterable[str]) -> None:
@@ -229,7 +281,7 @@ class Cache:
     def _network(self, request: Request) -> _Network:
         key = request.key
         if key not in self._networks:
-            made = _Network.of(request.part.name, request.make(), self.device)
+            made = _Network.of(request, self.device)
             made.module.requires_grad_(requires_grad=False)
             self._networks[key] = made
         return self._networks[key]
@@ -239,14 +291,16 @@ class Cache:
         mark = id(request.part), request.key
         if mark not in self._plans:
             part, found = request.part, places(request.part, network.wanted)
-            cells: dict[str, _Cell] = {}
-            for name in dict.fromkeys(found.values()):
-                known: Hashable = identity(part.view, name, self._place)
-                # What nothing identifies is a thing of its own.
-                known = object() if known is None else known
+            known: dict[str, Hashable] = {}
+            plan: dict[str, tuple[_Cell, str]] = {}
+            for key, name in found.items():
+                if name not in known:
+                    mine: Hashable = identity(part.view, name, self._place)
+                    # What nothing identifies is a thing of its own.
+                    known[name] = object() if mine is None else mine
                 spec = part.view.specs[name]
-                cells[name] = known, spec.dtype.name, request.dtype, tuple(spec.shape)
-            plan = {key: (cells[name], name) for key, name in found.items()}
+                cell = known[name], spec.dtype.name, network.dtypes[key], tuple(spec.shape)
+                plan[key] = cell, name
             self._plans[mark] = _Plan(part, plan)
             if len(self._plans) > _REMEMBERED:
                 self._plans.popitem(last=False)
@@ -261,7 +315,7 @@ class Cache:
             view = request.part.view
             for key, (cell, name) in plan.cells.items():
                 if cell not in self._held and cell not in jobs:
-                    jobs[cell] = _Job(view, name, view.specs[name], request.dtype, (network, key))
+                    jobs[cell] = _Job(view, name, view.specs[name], cell[2], (network, key))
         return jobs
 
     def _read(self, jobs: Mapping[_Cell, _Job], pinned: Mapping[_Cell, None]) -> None:
@@ -339,7 +393,7 @@ class Cache:
             finally:
                 self._own.base = None
 
-        several(run, jobs)
+        several(run, pour_plain(jobs))
 
     def _assign(self, network: _Network, plan: _Plan) -> None:
         for key, (cell, _) in plan.cells.items():
@@ -366,6 +420,13 @@ class Cache:
         if (digest := _content(cell)) is not None:
             self._contents.pop(digest, None)
         return held
+
+    def _forget_ahead(self) -> None:
+        """Drop what was read ahead and is not used."""
+        for cell in self._ahead:
+            if cell in self._held and not self._held[cell].users:
+                self._drop(cell)
+        self._ahead = ()
 
     def _tidy(self, used: Sequence[_Network]) -> None:
         """Let go of networks that have no weights left."""

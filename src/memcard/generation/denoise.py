@@ -18,10 +18,12 @@ from torch import Generator, Tensor
 
 from memcard.core.progress import Listener, Notice, silent
 from memcard.errors import UsageError
+from memcard.generation import instruct, relay
 from memcard.generation.engine import Cond, Pipeline
 from memcard.generation.finite import check_latents, decoded, tiles
 from memcard.generation.guidance import combine, guided, mixture
 from memcard.generation.latents import generator
+from memcard.generation.placed import Placed
 from memcard.generation.prompt import Prompt, parse
 from memcard.generation.samplers import SAMPLERS
 from memcard.generation.settings import Settings
@@ -66,6 +68,9 @@ class Start:
         mask: 1 where the picture may change, 0 where it stays, in the shape of the latents; None: all.
         pure: begin with nothing but noise.
         later: gives what the denoiser is told beside the words; drawn after the noise.
+        place: puts pictures into the noise of a clip, which then begins as it is returned; the other values
+            but ``later`` do not count.
+        since: 0..1, the share of the way that another model walked: the latents have their noise already.
     """
 
     latents: Tensor
@@ -73,6 +78,8 @@ class Start:
     mask: Tensor | None = None
     pure: bool = False
     later: Callable[[Generator], Cond] | None = None
+    place: Callable[[Tensor, Generator], Placed] | None = None
+    since: float | None = None
 
 
 def conditions(
@@ -119,6 +126,8 @@ def denoise(
     step_done: StepDone = lambda done, total, latents: None,
     *,
     start: Callable[[Generator], Start] | None = None,
+    source: Generator | None = None,
+    until: float | None = None,
 ) -> Tensor:
     """Return the clean latents of one picture or clip, as the engine's denoiser has them.
 
@@ -129,28 +138,70 @@ def denoise(
         seed: of all noise in this picture.
         step_done: told after each run of the denoiser.
         start: gives a picture to begin from; may draw from the random numbers before the noise does.
+        source: of the random numbers, which ``decode`` may go on with; None: one of the seed.
+        until: 0..1, stop at this share of the way; another model goes on from there.
     """
-    engine, source = pipeline.engine, generator(seed)
+    source = source or generator(seed)
     given = None if start is None else start(source)
-    scheduler = engine.scheduler(pipeline, settings)
-    kind = getattr(engine, "latent_dtype", pipeline.dtype)
-    noise = engine.noise(pipeline, settings, source).to(pipeline.device, kind)
+    scheduler = pipeline.engine.scheduler(pipeline, settings)
+    noise = _noise(pipeline, settings, source, given)
     moments, latents = _begin(scheduler, settings, noise, given)
     if given is not None and given.later is not None:
         told = told.beside(given.later(source))
+    placed = _placed(pipeline, settings, noise, source, given)
+    if placed is not None:
+        latents, told = placed.latents, told.beside(placed.beside)
+    own = _whole if placed is None else placed.own
     extra = {"generator": source} if SAMPLERS[settings.sampler].random else {}
     order = max(1, getattr(scheduler, "order", 1))
     skipped = len(scheduler.timesteps) - len(moments)
+    if until is not None:
+        moments = relay.until(scheduler, moments, until)
+
+    def stepped(latents: Tensor, moment: Tensor, done: int) -> Tensor:
+        cond = told.at((skipped + done - 1) // order)
+        guess = _guess(pipeline, scheduler, latents, moment, cond, settings)
+        after: Tensor = scheduler.step(guess, moment, latents, return_dict=False, **extra)[0]
+        return after
+
     with torch.inference_mode():
         for done, moment in enumerate(moments, 1):
-            cond = told.at((skipped + done - 1) // order)
-            guess = _guess(pipeline, scheduler, latents, moment, cond, settings)
-            latents = scheduler.step(guess, moment, latents, return_dict=False, **extra)[0]
+            if placed is None:
+                latents = stepped(latents, moment, done)
+            else:
+                level = moment / scheduler.config.num_train_timesteps
+                before = placed.stirred(latents, level, source)
+                latents = placed.waited(before, stepped(before, moment, done), level)
             if given is not None and given.mask is not None:
                 latents = _kept(scheduler, given, noise, latents, moments, done)
             check_latents(latents, done, len(moments), pipeline)
-            step_done(done, len(moments), latents)
+            step_done(done, len(moments), own(latents))
+    return own(latents)
+
+
+def _placed(
+    pipeline: Pipeline, settings: Settings, noise: Tensor, source: Generator, given: Start | None
+) -> Placed | None:
+    """Return a clip with pictures in its noise; None where there are none."""
+    if given is None or given.place is None:
+        return None
+    with torch.inference_mode(), tiles(pipeline, settings):
+        return given.place(noise, source)
+
+
+def _whole(latents: Tensor) -> Tensor:
+    """Return the latents of a run in which every token is of the picture."""
     return latents
+
+
+def _noise(
+    pipeline: Pipeline, settings: Settings, source: Generator, given: Start | None
+) -> Tensor:
+    """Return the noise of a run; where another model began, what it left of its own."""
+    kind = getattr(pipeline.engine, "latent_dtype", pipeline.dtype)
+    if given is not None and given.since is not None:
+        return given.latents.to(pipeline.device, kind)  # nothing is drawn
+    return pipeline.engine.noise(pipeline, settings, source).to(pipeline.device, kind)
 
 
 def _begin(
@@ -158,8 +209,12 @@ def _begin(
 ) -> tuple[Sequence[Tensor], Tensor]:
     """Return the moments to walk through, and the latents at the first of them."""
     moments = scheduler.timesteps
-    if start is None:
+    if start is None or start.place is not None:
         return moments, noise * getattr(scheduler, "init_noise_sigma", 1.0)
+    if start.since is not None:
+        first = relay.since(scheduler, start.since)
+        scheduler.set_begin_index(first)
+        return moments[first:], noise
     order = max(1, getattr(scheduler, "order", 1))
     steps = min(settings.steps * start.strength, settings.steps)
     if settings.prediction_type == "flow":  # diffusers' pipelines round in two ways
@@ -224,20 +279,35 @@ def _guess(
     if unwanted is None:
         return pipeline.engine.predict(pipeline, pair, moment, wanted, settings)
     ask = pipeline.engine.predict
-    if all(unwanted[key].shape == value.shape for key, value in wanted.items()):
-        both = {key: torch.cat([unwanted[key], value]) for key, value in wanted.items()}
-        without, with_prompt = ask(pipeline, pair, moment, both, settings).chunk(2)
+    seen = pair.chunk(2)[0]
+    instructs = settings.image_cfg is not None and "beside" in wanted
+    conds = instruct.looks(wanted, unwanted) if instructs else (unwanted, wanted)
+    if all(cond[key].shape == value.shape for cond in conds for key, value in wanted.items()):
+        count = len(conds)
+        all_ = {key: torch.cat([cond[key] for cond in conds]) for key in wanted}
+        every = pair if count == 2 else torch.cat([seen] * count)
+        guesses = ask(pipeline, every, moment, all_, settings).chunk(count)
     else:  # prompts of different length: filling one up would change what it says
-        one, other = pair.chunk(2)
-        without = ask(pipeline, one, moment, unwanted, settings)
-        with_prompt = ask(pipeline, other, moment, wanted, settings)
-    return combine(without, with_prompt, settings, pair.chunk(2)[0], at)
+        guesses = tuple(ask(pipeline, seen, moment, cond, settings) for cond in conds)
+    if instructs:
+        return instruct.combine(guesses, settings, seen, at)
+    without, with_prompt = guesses
+    return combine(without, with_prompt, settings, seen, at)
 
 
-def decode(pipeline: Pipeline, latents: Tensor, settings: Settings) -> Tensor:
-    """Return pixels in 0..1, float32, on the CPU: [frames, height, width, 3]."""
+def decode(
+    pipeline: Pipeline, latents: Tensor, settings: Settings, source: Generator | None = None
+) -> Tensor:
+    """Return pixels in 0..1, float32, on the CPU: [frames, height, width, 3].
+
+    Args:
+        pipeline: the models.
+        latents: from ``denoise``.
+        settings: of the run.
+        source: the random numbers that ``denoise`` drew from, for decoders that draw too.
+    """
     with torch.inference_mode(), tiles(pipeline, settings):
-        return decoded(pipeline, latents, settings)
+        return decoded(pipeline, latents, settings, source)
 
 
 def encode_pixels(

@@ -23,6 +23,7 @@ Cond: TypeAlias = Mapping[str, Tensor]
 
 FULL_VAE: Final = "vae in float32"  # of ``Pipeline.extras``: what loads the autoencoder so
 LOW_MEMORY: Final = "low memory"  # of ``Pipeline.extras``: what lets go of the text encoders
+NAMED: Final = "named"  # of ``Pipeline.extras``: what file and metadata call the checkpoint
 _SMALL: Final = 100_000_000  # parameters; below, float32 on one thread costs nothing that matters
 
 
@@ -36,6 +37,7 @@ class Engine(Protocol):
     components: tuple[str, ...]  # all it needs, as diffusers calls them, in the order of loading
     optional: tuple[str, ...]  # of these, what it can do without
     variants: tuple[str, ...]  # kinds of these families it runs beside the plain one
+    vae_encoder: tuple[str, ...]  # layers of the VAE that are loaded only to read pictures
 
     def empty(self, component: str, config: Mapping[str, Any]) -> nn.Module:
         """Build a component on the meta device; the caller fills it."""

@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import Any, Final
 
 import torch
-from torch import Tensor
+from torch import Generator, Tensor
 
 from memcard.errors import UsageError
 from memcard.generation.engine import FULL_VAE, LOW_MEMORY, Pipeline
@@ -23,6 +23,14 @@ from memcard.generation.settings import Settings
 # fixed one, since tiles change a picture a little and the same seed shall give the same picture.
 TILED_FROM: Final = 2048 * 2048 + 1
 _LOADED: Final = "vae in float32, loaded"
+# Of autoencoders for clips. 8 frames of each 32 are made twice, to blend them; as diffusers has it, with 16, it
+# is every frame, which took twice the time of the whole.
+_IN_TIME: Final = {
+    "use_framewise_decoding": True,
+    "use_framewise_encoding": True,
+    "tile_sample_min_num_frames": 32,
+    "tile_sample_stride_num_frames": 24,
+}
 
 
 def check_latents(latents: Tensor, done: int, total: int, pipeline: Pipeline) -> None:
@@ -43,17 +51,21 @@ def check_latents(latents: Tensor, done: int, total: int, pipeline: Pipeline) ->
     )
 
 
-def decoded(pipeline: Pipeline, latents: Tensor, settings: Settings) -> Tensor:
+def decoded(
+    pipeline: Pipeline, latents: Tensor, settings: Settings, source: Generator | None = None
+) -> Tensor:
     """Return pixels, from an autoencoder in float32 if half precision does not hold them.
 
-    What happened is put into the pipeline's ``notes``.
+    What happened is put into the pipeline's ``notes``. A second try draws what the first one drew from
+    ``source``.
 
     Raises:
         UsageError: float32 does not hold them either.
     """
     if _LOADED in pipeline.extras:
-        return _in_full(pipeline, latents, settings)
-    pixels = pipeline.engine.decode(pipeline, latents, settings)
+        return _in_full(pipeline, latents, settings, source)
+    state = None if source is None else source.get_state()
+    pixels = _drawn(pipeline, latents, settings, source)
     if torch.isfinite(pixels).all():
         return pixels
     name = str(pipeline.dtype).removeprefix("torch.")
@@ -62,7 +74,9 @@ def decoded(pipeline: Pipeline, latents: Tensor, settings: Settings) -> Tensor:
         extras[_LOADED] = extras[FULL_VAE]()
         note = f"The VAE overflows in {name}; it decodes in float32. Another VAE goes with --vae."
         extras.setdefault("notes", []).append(note)
-        pixels = _in_full(pipeline, latents, settings)
+        if source is not None and state is not None:
+            source.set_state(state)
+        pixels = _in_full(pipeline, latents, settings, source)
     if not torch.isfinite(pixels).all():
         raise UsageError(
             "the VAE gave values that are no numbers, in float32 too. Its weights may be damaged; choose "
@@ -71,15 +85,30 @@ def decoded(pipeline: Pipeline, latents: Tensor, settings: Settings) -> Tensor:
     return pixels
 
 
-def _in_full(pipeline: Pipeline, latents: Tensor, settings: Settings) -> Tensor:
+def _drawn(
+    pipeline: Pipeline, latents: Tensor, settings: Settings, source: Generator | None
+) -> Tensor:
+    """Decode, with random numbers for engines whose decoder draws some."""
+    engine: Any = pipeline.engine
+    more = {"source": source} if getattr(engine, "decodes_with_source", False) else {}
+    pixels: Tensor = engine.decode(pipeline, latents, settings, **more)
+    return pixels
+
+
+def _in_full(
+    pipeline: Pipeline, latents: Tensor, settings: Settings, source: Generator | None
+) -> Tensor:
     full = replace(pipeline.with_modules(vae=pipeline.extras[_LOADED]), dtype=torch.float32)
     with tiles(full, settings):
-        return full.engine.decode(full, latents.float(), settings)
+        return _drawn(full, latents.float(), settings, source)
 
 
 @contextmanager
 def tiles(pipeline: Pipeline, settings: Settings) -> Iterator[None]:
-    """Work on large pictures in overlapping tiles, as diffusers does; on any with little memory."""
+    """Work on large pictures in overlapping tiles, as diffusers does; on any with little memory.
+
+    A clip is then also decoded a few frames at a time, where the autoencoder can.
+    """
     vae = pipeline.vae
     little = bool(pipeline.extras.get(LOW_MEMORY))
     large = settings.width * settings.height >= TILED_FROM
@@ -88,8 +117,13 @@ def tiles(pipeline: Pipeline, settings: Settings) -> Iterator[None]:
         return
     vae.enable_tiling()
     vae.enable_slicing()
+    before = {name: getattr(vae, name) for name in _IN_TIME if little and hasattr(vae, name)}
+    for name in before:
+        setattr(vae, name, _IN_TIME[name])
     try:
         yield
     finally:
+        for name, value in before.items():
+            setattr(vae, name, value)
         vae.disable_tiling()
         vae.disable_slicing()

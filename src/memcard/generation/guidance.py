@@ -14,16 +14,22 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from memcard.generation.sampler import FLOW
+from memcard.generation.sampler import EDM, FLOW
 from memcard.generation.settings import Settings
 
 
 @dataclass(frozen=True, slots=True)
 class Mixture:
-    """What the denoiser sees at a moment: ``signal`` times the picture plus ``noise`` times unit noise."""
+    """What the denoiser sees at a moment: ``signal`` times the picture plus ``noise`` times unit noise.
+
+    Attributes:
+        signal, noise: as above.
+        spread: of EDM, how far pictures spread (its sigma_data); 1 elsewhere.
+    """
 
     signal: float
     noise: float
+    spread: float = 1.0
 
     @property
     def level(self) -> float:
@@ -43,6 +49,10 @@ def mixture(scheduler: Any, moment: Tensor | float, prediction_type: str) -> Mix
     if prediction_type in FLOW:
         share = at / scheduler.config.num_train_timesteps
         return Mixture(1 - share, share)
+    if prediction_type in EDM:
+        level, spread = math.exp(4 * at), float(scheduler.config.sigma_data)
+        signal = 1 / math.hypot(level, spread)
+        return Mixture(signal, level * signal, spread)
     alphas = scheduler.alphas_cumprod
     low = min(int(at), len(alphas) - 1)
     high = min(low + 1, len(alphas) - 1)
@@ -85,7 +95,19 @@ def combine(
         seen: what the denoiser was shown; only ``threshold`` needs it.
         at: how much noise was in it; only ``threshold`` needs it.
     """
-    guess = without + settings.cfg * (with_prompt - without)
+    return bounded(
+        without + settings.cfg * (with_prompt - without), with_prompt, settings, seen, at
+    )
+
+
+def bounded(
+    guess: Tensor,
+    with_prompt: Tensor,
+    settings: Settings,
+    seen: Tensor | None = None,
+    at: Mixture | None = None,
+) -> Tensor:
+    """Return a guided guess kept in bounds; arguments as of ``combine``."""
     if settings.cfg_rescale:
         axes = list(range(1, guess.ndim))
         wanted = with_prompt.std(dim=axes, keepdim=True)
@@ -124,6 +146,9 @@ def picture_of(guess: Tensor, seen: Tensor, at: Mixture, prediction_type: str) -
     """Return the picture without noise that a guess speaks of."""
     if prediction_type in FLOW:
         return seen - at.noise * guess
+    if prediction_type in EDM:
+        sign = 1 if prediction_type == "edm" else -1
+        return at.spread**2 * at.signal * seen + sign * at.spread * at.noise * guess
     if prediction_type == "v_prediction":
         return at.signal * seen - at.noise * guess
     return (seen - at.noise * guess) / at.signal
@@ -131,6 +156,9 @@ def picture_of(guess: Tensor, seen: Tensor, at: Mixture, prediction_type: str) -
 
 def guess_of(picture: Tensor, seen: Tensor, at: Mixture, prediction_type: str) -> Tensor:
     """Return the guess that speaks of a picture; the inverse of ``picture_of``."""
+    if prediction_type in EDM:
+        sign = 1 if prediction_type == "edm" else -1
+        return sign * (picture - at.spread**2 * at.signal * seen) / (at.spread * at.noise)
     if prediction_type == "v_prediction":
         return (at.signal * seen - picture) / at.noise
     if prediction_type in FLOW:

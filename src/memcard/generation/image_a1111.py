@@ -25,6 +25,7 @@ _NUMBERS: Final[Mapping[str, str]] = {
     "Steps": "steps",
     "CFG scale": "cfg",
     "Distilled CFG Scale": "guidance",
+    "Image CFG scale": "image_cfg",
     "Clip skip": "clip_skip",
     "Denoising strength": "denoise",
     "CFG Rescale": "cfg_rescale",

@@ -61,6 +61,8 @@ def _ours(texts: Mapping[str, str]) -> ImageInfo | None:
         if isinstance(value := settings.pop(key, None), str)
     }
     plain = {key: value for key, value in settings.items() if not isinstance(value, (dict, list))}
+    flags = {key: True for key, value in plain.items() if value is True}
+    plain = {key: value for key, value in plain.items() if not isinstance(value, bool)}
     architecture = _text(said.get("architecture")) or None
     tagged = _tagged(_text(said.get("prompt")))
     values = numbers(plain, notes)
@@ -70,11 +72,12 @@ def _ours(texts: Mapping[str, str]) -> ImageInfo | None:
     values |= numbers({own: second.get(name) for name, own in names.items()}, notes)
     if isinstance(upscaler := second.get("upscaler"), str):
         texts_of["hires_upscaler"] = upscaler
+    texts_of |= _beside(said)
     if "clip_skip" in values:
         values["clip_skip"] = usual_clip_skip(values["clip_skip"], architecture)
     info = ImageInfo(
         "memcard",
-        *(_text(said.get("prompt")), _text(negative), {**values, **sampler, **texts_of}),
+        *(_text(said.get("prompt")), _text(negative), {**values, **sampler, **texts_of, **flags}),
         checkpoint=_file(said.get("checkpoint")),
         vae=_file(said.get("vae")),
         loras=tuple(_our_lora(entry, tagged) for entry in _sections(said.get("loras"))),
@@ -85,6 +88,14 @@ def _ours(texts: Mapping[str, str]) -> ImageInfo | None:
         notes=tuple(notes),
     )
     return _against(info, texts.get("parameters"))
+
+
+def _beside(said: Mapping[str, Any]) -> dict[str, str]:
+    """Return what steered and finished a picture of ours, by name."""
+    nets = [_text(entry.get("name")) for entry in _sections(said.get("controls"))]
+    found = {"controls": ", ".join(filter(None, nets))}
+    found["refiner"] = _text(_section(said.get("refiner")).get("name"))
+    return {key: value for key, value in found.items() if value}
 
 
 def _against(info: ImageInfo, parameters: str | None) -> ImageInfo:

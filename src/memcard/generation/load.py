@@ -16,7 +16,7 @@ from memcard.core.progress import Listener, Notice, silent
 from memcard.dialects import DIALECTS
 from memcard.errors import MismatchError, UsageError
 from memcard.generation.cache import Cache, Request
-from memcard.generation.engine import FULL_VAE, Pipeline
+from memcard.generation.engine import FULL_VAE, NAMED, Pipeline
 from memcard.generation.parts import Assembly, Part
 from memcard.generation.t5_tokenizer import t5_tokenizer
 from memcard.generation.tokenizer import tokenizer
@@ -60,7 +60,9 @@ def load(
     refuse_missing(assembly)
     where = device_named(device)
     precision = dtype_named(dtype, where, assembly)
-    parts = [assembly.parts[n] for n in assembly.engine.components if n in assembly.parts]
+    own = assembly.engine.components
+    parts = [assembly.parts[n] for n in own if n in assembly.parts]
+    parts += [part for name, part in assembly.parts.items() if name not in own]  # ControlNets
     kept = Cache(where, budget=0) if cache is None else cache
 
     def full_precision() -> Any:
@@ -78,11 +80,11 @@ def load(
         assembly.engine,
         modules,
         {part.name: part.config for part in parts} | {"scheduler": assembly.scheduler},
-        tokenizers_of(assembly.family, modules),
+        _tokenizers(assembly, modules),
         assembly.prediction,
         precision,
         where,
-        {"cut": [], "notes": [], FULL_VAE: full_precision},
+        {"cut": [], "notes": [], FULL_VAE: full_precision, NAMED: assembly.named},
     )
 
 
@@ -102,14 +104,26 @@ def refuse_missing(assembly: Assembly) -> None:
 
 
 def _request(assembly: Assembly, part: Part, dtype: torch.dtype, encoder: bool) -> Request:
+    engine = assembly.engine
+    left_out = () if encoder or part.name != "vae" else engine.vae_encoder
+
     def make() -> Any:
-        module: Any = assembly.engine.empty(part.name, part.config)
-        if part.name == "vae" and not encoder and hasattr(module, "quant_conv"):
-            module.encoder = module.quant_conv = None  # text to image only decodes
+        module: Any = engine.empty(part.name, part.config)
+        for layer in left_out:
+            setattr(module, layer, None)
         return module
 
-    half = " decoder" if part.name == "vae" and not encoder else ""
-    return Request(part, make, dtype, assembly.engine.title + half)
+    kind = " ".join((engine.title, *(f"-{name}" for name in left_out)))
+    return Request(part, make, dtype, kind, tuple(left_out))
+
+
+def _tokenizers(assembly: Assembly, modules: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the tokenizers that came with the parts where an engine reads them, else the packaged ones."""
+    own = getattr(assembly.engine, "tokenizers", None)
+    found: Mapping[str, Any] = (
+        tokenizers_of(assembly.family, modules) if own is None else own(assembly.parts)
+    )
+    return found
 
 
 def tokenizers_of(family: str, modules: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -17,12 +17,13 @@ from memcard.core.checkpoint import Checkpoint
 from memcard.core.tensors import Specs
 from memcard.core.views import Rearranged
 from memcard.dialects import _text
-from memcard.dialects._configs import _clip, _t5
+from memcard.dialects._configs import _clip, _t5, _umt5
 from memcard.dialects._dialect import Dialect, read
-from memcard.generation.parts import Assembly, Part, parts_of
+from memcard.generation.parts import Assembly, Part, latent_channels, parts_of
 from memcard.generation.unpacked import unpacked
 
-Kind = Literal["clip", "t5"]
+Kind = Literal["clip", "t5", "umt5"]
+_TITLES: Final[Mapping[Kind, str]] = {"clip": "CLIP", "t5": "T5", "umt5": "UMT5"}
 _HEAD: Final = 64  # channels of one head of CLIP, in every size
 
 
@@ -32,7 +33,7 @@ class Slot:
 
     Attributes:
         component: as diffusers calls it.
-        kind: CLIP (also OpenCLIP) or T5.
+        kind: CLIP (also OpenCLIP), T5 or UMT5.
         width: key in the denoiser's config of how wide its states are.
         activation: of CLIP.
         partner: the other CLIP where both together are that wide.
@@ -55,6 +56,7 @@ SLOTS: Final[Mapping[str, tuple[Slot, ...]]] = {
     "sd1": (Slot("text_encoder", "clip", "cross_attention_dim"),),
     "sd2": (Slot("text_encoder", "clip", "cross_attention_dim", "gelu"),),
     "sdxl": _pair("cross_attention_dim"),
+    "sdxl_refiner": (Slot("text_encoder_2", "clip", "cross_attention_dim", "gelu"),),
     "sd3": (
         *_pair("pooled_projection_dim"),
         Slot("text_encoder_3", "t5", "joint_attention_dim"),
@@ -64,12 +66,14 @@ SLOTS: Final[Mapping[str, tuple[Slot, ...]]] = {
         Slot("text_encoder_2", "t5", "joint_attention_dim"),
     ),
     "ltx_video": (Slot("text_encoder", "t5", "caption_channels"),),
+    "wan21": (Slot("text_encoder", "umt5", "text_dim"),),
 }
 # Latents have as many channels as the denoiser gives; Flux takes 2 x 2 of them at once.
 _LATENTS: Final[Mapping[str, tuple[str, int]]] = {
-    **dict.fromkeys(("sd1", "sd2", "sdxl", "sd3"), ("out_channels", 1)),
+    **dict.fromkeys(("sd1", "sd2", "sdxl", "sdxl_refiner", "sd3"), ("out_channels", 1)),
     "flux": ("out_channels", 4),
     "ltx_video": ("out_channels", 1),
+    "wan21": ("out_channels", 1),
 }
 
 _READER: Final = Dialect(
@@ -90,6 +94,7 @@ _READER: Final = Dialect(
             "open_clip", ("conditioner.embedders.1.model.", "cond_stage_model.model.", "model.", "")
         ),
         _text.clip("clip", ("transformer.", "")),
+        *_text.umt5("umt5", outside=("text_encoder.", "transformer.")),
         _text.t5(
             "t5",
             (
@@ -123,7 +128,7 @@ def lone_parts(checkpoint: Checkpoint, assembly: Assembly, label: str) -> dict[s
         specs = {bare: renamed.specs[full] for bare, full in names.items()}
         slot = _slot(kind, _width(kind, specs, assembly.family), assembly, found)
         if slot is not None:
-            config = _t5(specs) if kind == "t5" else _clip(specs, slot.activation, _HEAD)
+            config = _config(kind, specs, slot)
             found[slot.component] = Part(slot.component, renamed, names, config, label)
     vae = parts_of(view, assembly.family, label).get("vae")
     if vae is not None and fits(vae, assembly):
@@ -136,8 +141,7 @@ def encoders(checkpoint: Checkpoint) -> tuple[str, ...]:
     found = []
     for kind, renamed, names in _encoders(checkpoint):
         specs = {bare: renamed.specs[full] for bare, full in names.items()}
-        title = "T5" if kind == "t5" else "CLIP"
-        found.append(f"{title}, {_width(kind, specs, '')} wide")
+        found.append(f"{_TITLES[kind]}, {_width(kind, specs, '')} wide")
     return tuple(found)
 
 
@@ -150,7 +154,7 @@ def fits(part: Part, assembly: Assembly) -> bool:
     if part.name == "vae":
         key, patch = _LATENTS.get(assembly.family, ("", 1))
         wanted = config.get(key) or config.get("in_channels") or 0
-        return key not in config or part.config.get("latent_channels") == wanted // patch
+        return key not in config or latent_channels(part) == wanted // patch
     slot = next((s for s in SLOTS.get(assembly.family, ()) if s.component == part.name), None)
     if slot is None or slot.width not in config:
         return True
@@ -170,12 +174,19 @@ def _encoders(checkpoint: Checkpoint) -> Iterator[tuple[Kind, Checkpoint, dict[s
         name = place.component.name
         start = "" if alone else f"{name}."
         names = {n[len(start) :]: n for n in reading.arrangements if n.startswith(start)}
-        yield "t5" if name == "t5" else "clip", renamed, names
+        kind: Kind = "umt5" if name == "umt5" else "t5" if name == "t5" else "clip"
+        yield kind, renamed, names
+
+
+def _config(kind: Kind, specs: Specs, slot: Slot) -> Mapping[str, Any]:
+    if kind == "clip":
+        return _clip(specs, slot.activation, _HEAD)
+    return _t5(specs) if kind == "t5" else _umt5(specs)
 
 
 def _width(kind: Kind, specs: Specs, family: str) -> int:
     """Return how wide the states are that a denoiser reads: pooled ones for Stable Diffusion 3."""
-    if kind == "t5":
+    if kind != "clip":
         return specs["encoder.block.0.layer.0.SelfAttention.q.weight"].shape[1]
     projection = specs.get("text_projection.weight")
     if family == "sd3" and projection is not None:

@@ -1,8 +1,9 @@
-"""A motion module between the layers of a Stable Diffusion 1 that is loaded already.
+"""A motion module between the layers of a Stable Diffusion 1 or XL that is loaded already.
 
 The UNet and the module stay what they are: the network that runs holds the same tensors, not copies.
 
-Source: Guo et al. 2023, arXiv:2307.04725; diffusers ``unet_motion_model.py``, ``from_unet2d``.
+Source: Guo et al. 2023, arXiv:2307.04725; diffusers ``unet_motion_model.py``, ``from_unet2d``; the noise of the
+modules: guoyww AnimateDiff, ``configs/inference/inference-v3.yaml``, and ``inference.yaml`` of its SDXL branch.
 """
 
 from __future__ import annotations
@@ -18,8 +19,10 @@ from memcard.core.checkpoint import Checkpoint
 from memcard.errors import MismatchError
 from memcard.generation._engine import quiet
 from memcard.generation.engine import Pipeline
-from memcard.generation.engines.animatediff import FPS, FRAMES, MODULE, PLUGIN
+from memcard.generation.engines import engine_of
+from memcard.generation.engines.animatediff import FPS, FRAMES, MODULE, AnimateDiff
 from memcard.generation.parts import Part, parts_of
+from memcard.generation.sampler import EDM
 from memcard.generation.weights import fill
 
 __all__ = ["USUAL", "animated", "motion_part"]
@@ -28,11 +31,15 @@ USUAL: Final[Mapping[str, Any]] = {
     "frames": FRAMES,
     "fps": FPS,
 }  # settings where nobody says others
-_FAMILY: Final = "sd1"
+# What the modules were trained with, unlike the UNet.
+_NOISE: Final[Mapping[str, Mapping[str, Any]]] = {
+    "sd1": {"beta_schedule": "linear"},
+    "sdxl": {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.02},
+}
 
 
 def animated(pipeline: Pipeline, motion: Checkpoint, label: str) -> Pipeline:
-    """Return a pipeline of Stable Diffusion 1 that makes clips with a motion module.
+    """Return a pipeline of Stable Diffusion that makes clips with a motion module.
 
     Its UNet shares the tensors of the other one: beside them only the module (0.8 to 0.9 GB in
     float16) takes memory. Do it again after the weights of the UNet were replaced.
@@ -48,13 +55,14 @@ def animated(pipeline: Pipeline, motion: Checkpoint, label: str) -> Pipeline:
     part = motion_part(motion, label)
     unet = pipeline.denoiser
     _check_fit(pipeline, part)
-    adapter = PLUGIN.empty(MODULE, part.config)
+    engine = AnimateDiff(engine_of(pipeline.architecture))
+    adapter = engine.empty(MODULE, part.config)
     fill(part, adapter, dtype=pipeline.dtype, device=pipeline.device)
     return replace(
         pipeline,
-        engine=PLUGIN,
+        engine=engine,
         modules={**pipeline.modules, "unet": _joined(unet, adapter), MODULE: adapter},
-        configs={**pipeline.configs, MODULE: part.config, "scheduler": _schedule(pipeline)},
+        configs={**pipeline.configs, MODULE: part.config, "scheduler": _noise(pipeline)},
     )
 
 
@@ -69,16 +77,16 @@ def motion_part(motion: Checkpoint, label: str) -> Part:
         raise MismatchError(
             f"{label}: is no motion module of AnimateDiff; its first tensor is "
             f"{next(iter(motion.specs), 'missing')!r}. Such a file has down_blocks.0.motion_modules.0.*, "
-            "as mm_sd_v15_v2.ckpt or v3_sd15_mm.ckpt."
+            "as mm_sd_v15_v2.ckpt, v3_sd15_mm.ckpt or mm_sdxl_v10_beta.ckpt."
         )
     return found
 
 
 def _check_fit(pipeline: Pipeline, part: Part) -> None:
-    if pipeline.architecture != _FAMILY:
+    if pipeline.architecture not in _NOISE or pipeline.prediction in EDM:
         raise MismatchError(
-            f"{part.label}: a motion module goes with Stable Diffusion 1.x; this checkpoint is "
-            f"{pipeline.engine.title} ({pipeline.architecture}). Choose one with -c."
+            f"{part.label}: a motion module goes with Stable Diffusion 1.x or XL; this checkpoint is "
+            f"{pipeline.engine.title} ({pipeline.architecture}, {pipeline.prediction}). Choose one with -c."
         )
     for key, name, what in (
         ("block_out_channels", "block_out_channels", "widths"),
@@ -110,6 +118,5 @@ def _joined(unet: Any, adapter: Any) -> nn.Module:
     return module
 
 
-def _schedule(pipeline: Pipeline) -> Mapping[str, Any]:
-    """The modules were trained with betas on a straight line, unlike the UNet."""
-    return {**pipeline.configs["scheduler"], "beta_schedule": "linear"}
+def _noise(pipeline: Pipeline) -> Mapping[str, Any]:
+    return {**pipeline.configs["scheduler"], **_NOISE[pipeline.architecture]}

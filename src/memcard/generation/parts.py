@@ -18,6 +18,7 @@ from memcard.core.views import Rearranged
 from memcard.dialects import DIALECTS, Facts, configs
 from memcard.dialects._dialect import Reading, read
 from memcard.errors import MismatchError, UnsupportedError
+from memcard.generation import edm, edm_file
 from memcard.generation.engine import Engine
 from memcard.generation.engines import engine_of, runnable
 from memcard.generation.unpacked import unpacked
@@ -28,10 +29,25 @@ _SCHEDULER: Final = "scheduler"
 _SCHEDULE: Final = frozenset((
     "num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "trained_betas", "steps_offset",
     "clip_sample", "clip_sample_range", "set_alpha_to_one", "timestep_spacing", "rescale_betas_zero_snr",
-    "skip_prk_steps", "prediction_type", "shift", "use_dynamic_shifting", "base_shift", "max_shift",
+    "skip_prk_steps", "prediction_type", "shift", "flow_shift", "use_dynamic_shifting", "base_shift", "max_shift",
     "base_image_seq_len", "max_image_seq_len", "shift_terminal", "time_shift_type",
 ))  # fmt: skip
 _ZERO_SNR: Final = "ztsnr"
+# What a kind of model needs that no engine here gives it; by variant or family.
+_WHY: Final[Mapping[str, str]] = {
+    "unCLIP-H": "it paints variations of a picture, which CLIP's image encoder tells it",
+    "unCLIP-L": "it paints variations of a picture, which CLIP's image encoder tells it",
+    "GLIGEN": "it wants boxes that say where things are",
+    "latent consistency": "it is told the guidance scale, which other models are not",
+    "AnimateDiff inside": "its layers over time lie in the UNet; use the checkpoint and --motion instead",
+    "sd_x4_upscaler": "it makes a picture four times larger and sees the small one beside the noise",
+}
+_KINDS: Final = {
+    "vae": "VAE",
+    "lora": "LoRA",
+    "controlnet": "ControlNet",
+    "ip_adapter": "IP-Adapter",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +107,12 @@ class Assembly:
         needed = (n for n in self.engine.components if n not in self.engine.optional)
         return tuple(name for name in needed if name not in self.parts)
 
+    @property
+    def named(self) -> str:
+        """What file and metadata call the checkpoint: for engines whose models no weight tells apart."""
+        labels = (p.label for name, p in self.parts.items() if name in ("unet", "transformer"))
+        return " ".join(filter(None, (*labels, self.identity.variant)))
+
     def with_parts(self, found: Iterable[Part], *, replacing: bool = False) -> Assembly:
         """Return the assembly with more parts; those that are there stay unless ``replacing``."""
         more = {part.name: part for part in found if part.name in self.engine.components}
@@ -113,13 +135,34 @@ def assemble(checkpoint: Checkpoint, label: str) -> Assembly:
     found = identify(checkpoint.specs, checkpoint.metadata)
     family = _family(checkpoint, found, label)
     engine = engine_of(family)
-    if engine is None or not _runs(found):
+    if engine is None or not _runs(found, engine):
         _refuse_family(family, found, label)
     parts, schedule, notes = _parts(checkpoint, family, found, label)
     usual = getattr(ARCHITECTURES[family], "prediction", None) or "epsilon"
     prediction = found.prediction or schedule.get("prediction_type") or usual
     parts = {name: part for name, part in parts.items() if name in engine.components}
+    parts, schedule = _told(engine, checkpoint.metadata, label, parts, schedule)
+    if edm.VARIANTS[0] in engine.variants and edm_file.marked(checkpoint):
+        prediction, own = edm_file.schedule(checkpoint, label)
+        schedule = {**schedule, **own}
     return Assembly(family, engine, found, str(prediction), parts, schedule, notes)
+
+
+def _told(
+    engine: Engine,
+    metadata: Mapping[str, str],
+    label: str,
+    parts: Mapping[str, Part],
+    schedule: Mapping[str, Any],
+) -> tuple[dict[str, Part], Mapping[str, Any]]:
+    """Add to the configs what an engine reads in a header, or takes from the file's name."""
+    header = getattr(engine, "header", None)
+    said = {} if header is None else header(metadata, label)
+    more = {
+        name: replace(part, config={**part.config, **said.get(name, {})})
+        for name, part in parts.items()
+    }
+    return more, {**schedule, **said.get(_SCHEDULER, {})}
 
 
 def parts_of(checkpoint: Checkpoint, family: str, label: str) -> Mapping[str, Part]:
@@ -145,7 +188,7 @@ def with_vae(assembly: Assembly, vae: Checkpoint, label: str) -> Assembly:
     own = assembly.parts.get("vae")
     if own is not None:
         pairs = (
-            ("latent channels", found.config["latent_channels"], own.config["latent_channels"]),
+            ("latent channels", latent_channels(found), latent_channels(own)),
             ("resolutions", _levels(found), _levels(own)),
         )
         for what, theirs, ours in pairs:
@@ -157,8 +200,14 @@ def with_vae(assembly: Assembly, vae: Checkpoint, label: str) -> Assembly:
     return assembly.with_parts((found,), replacing=True)
 
 
+def latent_channels(vae: Part) -> int | None:
+    """Return how many channels the latents of an autoencoder have; None if its config does not say."""
+    found: int | None = vae.config.get("latent_channels", vae.config.get("z_dim"))
+    return found
+
+
 def _levels(vae: Part) -> int:
-    return len(vae.config["block_out_channels"])
+    return len(vae.config["dim_mult" if "dim_mult" in vae.config else "block_out_channels"])
 
 
 def _family(checkpoint: Checkpoint, found: Identity, label: str) -> str:
@@ -178,18 +227,17 @@ def _family(checkpoint: Checkpoint, found: Identity, label: str) -> str:
     return fits[0]
 
 
-def _runs(found: Identity) -> bool:
+def _runs(found: Identity, engine: Engine) -> bool:
     """Whether nothing in the file asks for more than its engine does."""
     variants = (found.variant or "").split(", ") if found.variant else []
-    engine = engine_of(found.architecture or "")
-    known = engine.variants if engine else ()
-    return all(variant in known for variant in variants) and found.prediction != "edm"
+    able = found.prediction != "edm" or any(variant in engine.variants for variant in edm.VARIANTS)
+    return able and all(variant in engine.variants for variant in variants)
 
 
 def _refuse(checkpoint: Checkpoint, found: Identity, label: str) -> NoReturn:
     families = ", ".join(ARCHITECTURES[name].title for name in runnable())
     first = next(iter(checkpoint.specs), "no tensors at all")
-    what = f" It is a {found.kind.replace('_', ' ')}." if found.kind != "unknown" else ""
+    what = f" It is {_called(found)}." if found.kind != "unknown" else ""
     raise UnsupportedError(
         f"{label}: not a checkpoint memcard can generate with.{what} It knows {families}; this file has "
         f"{len(checkpoint.specs)} tensors, first {first!r}. A VAE alone goes with --vae, a LoRA with "
@@ -197,12 +245,22 @@ def _refuse(checkpoint: Checkpoint, found: Identity, label: str) -> NoReturn:
     )
 
 
+def _called(found: Identity) -> str:
+    """Return kind, family and variant as a sentence has them."""
+    kind = _KINDS.get(found.kind, found.kind.replace("_", " "))
+    family = f" for {ARCHITECTURES[found.architecture].title}" if found.architecture else ""
+    variant = f" ({found.variant})" if found.variant and found.kind != "lora" else ""
+    return f"{'an' if kind[0].lower() in 'aeiou' else 'a'} {kind}{family}{variant}"
+
+
 def _refuse_family(family: str, found: Identity, label: str) -> NoReturn:
     title = ARCHITECTURES[family].title
     what = f"{title}, {found.variant}" if found.variant else title
     families = ", ".join(ARCHITECTURES[name].title for name in runnable())
+    reasons = [_WHY[name] for name in (family, *(found.variant or "").split(", ")) if name in _WHY]
+    why = f": {reasons[0]}" if reasons else ""
     raise UnsupportedError(
-        f"{label}: is {what}. memcard knows what it is but cannot generate with it yet. It runs "
+        f"{label}: is {what}. memcard knows what it is but cannot generate with it yet{why}. It runs "
         f"{families}; `memcard inspect` shows the rest."
     )
 

@@ -7,7 +7,7 @@ Source: Meng et al. 2021, arXiv:2108.01073 (a picture with noise as the start); 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias
 
@@ -16,8 +16,10 @@ from torch import Generator, Tensor
 from torch.nn.functional import interpolate
 
 from memcard.errors import UsageError
+from memcard.generation import depth, instruct
 from memcard.generation.denoise import Conditions, Start, StepDone, decode, denoise, encode_pixels
 from memcard.generation.engine import Cond, Pipeline
+from memcard.generation.latents import generator
 from memcard.generation.settings import Settings
 
 Upscaler: TypeAlias = Literal["lanczos", "latent"]
@@ -28,14 +30,16 @@ class Picture:
     """A picture to begin from.
 
     Attributes:
-        pixels: 0..1, [height, width, 3], of the size that is painted.
+        pixels: 0..1, [height, width, 3], of the size that is painted; or a clip, [frames, height, width, 3].
         strength: 0..1, how much of the way from noise is walked; 1 leaves nothing of the picture.
         mask: 0..1, [height, width]: 1 where the picture may change; None: everywhere.
+        last: the last frame of a clip that begins with this picture, for engines that can.
     """
 
     pixels: Tensor
     strength: float
     mask: Tensor | None = None
+    last: Tensor | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +65,7 @@ class Larger:
             for side in (first.width, first.height)
         )
         steps = math.ceil((self.steps or first.steps) / self.strength - 1e-9)
-        return replace(first, width=width, height=height, steps=steps)
+        return replace(first, width=width, height=height, steps=steps, edit=False)
 
 
 def check(picture: Picture | None, larger: Larger | None) -> None:
@@ -89,6 +93,9 @@ def begin(pipeline: Pipeline, picture: Picture, settings: Settings, source: Gene
             picture.pixels if whole else encode_pixels(pipeline, picture.pixels, settings, source)
         )
         return Start(held, picture.strength, None, whole, _masked(pipeline, picture, settings))
+    if instruct.instructed(pipeline):
+        seen = instruct.seen(pipeline, picture.pixels)
+        return Start(picture.pixels, 1.0, pure=True, later=lambda source: seen)
     latents = encode_pixels(pipeline, picture.pixels, settings, source)
     if picture.mask is None:
         return Start(latents, picture.strength)
@@ -97,8 +104,9 @@ def begin(pipeline: Pipeline, picture: Picture, settings: Settings, source: Gene
 
 def inpaints(pipeline: Pipeline) -> bool:
     """Whether the denoiser sees a mask and the masked picture beside the noise."""
-    channels = getattr(pipeline.denoiser.config, "in_channels", 0)
-    return bool(channels == 2 * int(pipeline.configs["vae"]["latent_channels"]) + 1)
+    channels = pipeline.configs.get("unet", {}).get("in_channels", 0)
+    latents = int(pipeline.configs["vae"].get("latent_channels", 0))
+    return bool(latents) and bool(channels == 2 * latents + 1)
 
 
 def _masked(
@@ -135,26 +143,170 @@ def paint(
     step_done: StepDone = lambda done, total, latents: None,
     *,
     picture: Picture | None = None,
+    control: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Return pixels in 0..1, [frames, height, width, 3] float32 on the CPU, and the latents they are of."""
-    start = None
-    if inpaints(pipeline) and (picture is None or picture.mask is None):
-        raise UsageError(
-            "this checkpoint is an inpainting model: it fills a part of a picture. Name the picture with "
-            "--image and the part with --mask."
-        )
-    if picture is not None:
-        given = picture
+    """Return pixels in 0..1, [frames, height, width, 3] float32 on the CPU, and the latents they are of.
 
-        def start(source: Generator) -> Start:
-            return begin(pipeline, given, settings, source)
+    Args:
+        pipeline: the models.
+        told: from ``conditions``.
+        settings: of the run.
+        seed: of all noise in this picture.
+        step_done: told after each run of the denoiser.
+        picture: to begin from, or what the model makes of it, as its engine says.
+        control: a drawing that the denoiser itself follows, 0..1, [height, width, 3]; a ControlNet has its own.
 
-    latents = denoise(pipeline, told, settings, seed, step_done, start=start)
-    pixels = decode(pipeline, latents, settings)
+    Raises:
+        UsageError: the model cannot use these, or needs others.
+    """
+    source = generator(seed)
+    latents = _walked(pipeline, told, settings, source, step_done, picture, control)
+    pixels = decode(pipeline, latents, settings, source)
     if picture is not None and picture.mask is not None:
         keep = picture.mask[None, ..., None].to(pixels)
         pixels = keep * pixels + (1 - keep) * picture.pixels[None].to(pixels)
     return pixels, latents
+
+
+def begun(
+    pipeline: Pipeline,
+    told: Conditions,
+    settings: Settings,
+    seed: int,
+    until: float,
+    step_done: StepDone = lambda done, total, latents: None,
+    *,
+    picture: Picture | None = None,
+) -> Tensor:
+    """Return the latents of a picture that another model will ``finish``; arguments as of ``paint``.
+
+    Args:
+        pipeline: the first model.
+        told: to it.
+        settings: of the run.
+        seed: of all noise in this picture.
+        until: 0..1, the share of the way that it walks.
+        step_done: told after each run of the denoiser.
+        picture: to begin from.
+    """
+    source = generator(seed)
+    return _walked(pipeline, told, settings, source, step_done, picture, None, until)
+
+
+def _walked(
+    pipeline: Pipeline,
+    told: Conditions,
+    settings: Settings,
+    source: Generator,
+    step_done: StepDone,
+    picture: Picture | None,
+    control: Tensor | None,
+    until: float | None = None,
+) -> Tensor:
+    given = {"image": picture, "mask": picture and picture.mask, "control": control}
+    given["last"] = picture and picture.last
+    check_given(pipeline, settings, {what for what, one in given.items() if one is not None})
+    start = _start(pipeline, picture, control, settings)
+    return denoise(
+        *(pipeline, told, settings, 0, step_done), start=start, source=source, until=until
+    )
+
+
+def check_given(pipeline: Pipeline, settings: Settings, given: Collection[str]) -> None:
+    """Refuse pictures that a model cannot use, and a run without those that it needs.
+
+    Args:
+        pipeline: the models.
+        settings: of the run.
+        given: of ``image``, ``last``, ``mask``, ``control``, ``strength``, ``hires``: what the user said.
+
+    Raises:
+        UsageError: says what the model is and what to name.
+    """
+    if "last" in given and not getattr(pipeline.engine, "ends_at_picture", False):
+        raise UsageError(
+            "this checkpoint makes nothing that ends at a picture. Leave --last-image out."
+        )
+    edits = getattr(pipeline.engine, "edits", False) or instruct.instructed(pipeline)
+    if settings.edit and not edits:
+        raise UsageError(
+            "this checkpoint cannot change a picture by words. Leave --edit out: --image is then where painting "
+            "begins."
+        )
+    own = getattr(pipeline.engine, "check", None)
+    if own is not None:
+        own(pipeline, settings, given)
+        return
+    if instruct.instructed(pipeline):
+        instruct.check(settings, given)
+        return
+    if depth.mapped(pipeline):
+        depth.check(given)
+        return
+    if settings.image_cfg is not None:
+        raise UsageError(
+            "image cfg is for checkpoints that follow instructions (InstructPix2Pix, CosXL Edit); this one does "
+            "not. Leave --image-cfg out."
+        )
+    if "control" in given:
+        raise UsageError(
+            "this checkpoint follows no drawing by itself. Name a ControlNet with --control, or leave "
+            "--control-image out."
+        )
+    if inpaints(pipeline) and not {"image", "mask"} <= set(given):
+        raise UsageError(
+            "this checkpoint is an inpainting model: it fills a part of a picture. Name the picture with "
+            "--image and the part with --mask."
+        )
+
+
+def _start(
+    pipeline: Pipeline, picture: Picture | None, control: Tensor | None, settings: Settings
+) -> Callable[[Generator], Start] | None:
+    """Return what gives the beginning of a run: of the engine, where it has a way of its own."""
+    own = getattr(pipeline.engine, "start", None)
+    found: Callable[[Generator], Start] | None = None
+    if own is not None:
+        found = own(pipeline, picture, control, settings)
+    if found is not None or picture is None:
+        return found
+    if control is not None and depth.mapped(pipeline):
+
+        def over(source: Generator) -> Start:
+            start = begin(pipeline, picture, settings, source)
+            seen = depth.seen(pipeline, control, start.latents)
+            return replace(start, later=lambda source: seen)
+
+        return over
+    return lambda source: begin(pipeline, picture, settings, source)
+
+
+def finish(
+    pipeline: Pipeline,
+    told: Conditions,
+    settings: Settings,
+    seed: int,
+    latents: Tensor,
+    at: float,
+    step_done: StepDone = lambda done, total, latents: None,
+) -> tuple[Tensor, Tensor]:
+    """Return what ``paint`` does, of a picture that another model began.
+
+    Args:
+        pipeline: the second model.
+        told: to it.
+        settings: of the run.
+        seed: of random numbers that its sampler draws.
+        latents: of the first model, with the noise that is left in them.
+        at: 0..1, the share of the way that the first model walked.
+        step_done: told after each run of the denoiser.
+    """
+    source = generator(seed)
+    start = Start(latents, 1.0, since=at)
+    found = denoise(
+        *(pipeline, told, settings, seed, step_done), start=lambda _: start, source=source
+    )
+    return decode(pipeline, found, settings, source), found
 
 
 def enlarge(
@@ -165,6 +317,8 @@ def enlarge(
     larger: Larger,
     seed: int,
     step_done: StepDone = lambda done, total, latents: None,
+    *,
+    control: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Return what ``paint`` does, of the second pass.
 
@@ -176,11 +330,24 @@ def enlarge(
         larger: how.
         seed: of its noise.
         step_done: told after each run of the denoiser.
+        control: as of ``paint``, of the first pass's size or larger.
     """
+    if inpaints(pipeline) or instruct.instructed(pipeline):
+        raise UsageError(
+            "this checkpoint sees a picture beside the noise, so it has no second pass: leave --hires out, and "
+            "make the result larger with another checkpoint and --image."
+        )
+    if larger.upscaler == "latent" and depth.mapped(pipeline):
+        raise UsageError("this checkpoint sees a map beside the noise: use the upscaler lanczos.")
     pixels, latents = first
     if larger.upscaler == "lanczos":
-        picture = Picture(resized(pixels[0], settings.width, settings.height), larger.strength)
-        return paint(pipeline, told, settings, seed, step_done, picture=picture)
+        size = settings.width, settings.height
+        reads_clips = getattr(pipeline.engine, "reads_clips", False)
+        whole = pixels if len(pixels) > 1 and reads_clips else pixels[:1]
+        grown = torch.stack([resized(one, *size) for one in whole])
+        picture = Picture(grown if len(grown) > 1 else grown[0], larger.strength)
+        control = None if control is None else resized(control, *size)
+        return paint(pipeline, told, settings, seed, step_done, picture=picture, control=control)
     if latents.ndim != 4:
         raise UsageError(
             "the latents of this family are no picture, so they cannot be made larger as one. "

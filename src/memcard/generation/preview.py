@@ -25,18 +25,26 @@ def colours(pipeline: Pipeline) -> tuple[Tensor, Tensor]:
     """Return weights [channels, 3] and offset [3] that turn latents into colours in 0..1."""
     vae = pipeline.vae
     if vae not in _MAPS:
-        channels = int(pipeline.configs["vae"]["latent_channels"])
+        config = pipeline.configs["vae"]
+        channels = int(config.get("latent_channels") or config["z_dim"])
         patches = torch.zeros(1 + channels, channels, _PATCH, _PATCH)
         for i in range(channels):
             patches[1 + i, i] = _PUSH
-        config = pipeline.configs["vae"]
-        scaled = patches / config["scaling_factor"] + (config.get("shift_factor") or 0)
+        own = getattr(pipeline.engine, "decode_patches", None)
         with torch.inference_mode():
-            told = scaled.to(pipeline.device, pipeline.dtype)
-            shown = vae.decode(told, return_dict=False)[0].float().cpu()
+            shown = _shown(pipeline, patches) if own is None else own(pipeline, patches)
         mean = (shown * 0.5 + 0.5).mean(dim=(2, 3))
         _MAPS[vae] = (mean[1:] - mean[0]) / _PUSH, mean[0]
     return _MAPS[vae]
+
+
+def _shown(pipeline: Pipeline, patches: Tensor) -> Tensor:
+    """Return what an autoencoder of pictures makes of patches, in -1..1, [n, 3, height, width]."""
+    config = pipeline.configs["vae"]
+    scaled = patches / config["scaling_factor"] + (config.get("shift_factor") or 0)
+    told = scaled.to(pipeline.device, pipeline.dtype)
+    found: Tensor = pipeline.vae.decode(told, return_dict=False)[0].float().cpu()
+    return found
 
 
 def preview(pipeline: Pipeline, latents: Tensor, *, side: int = 256) -> Image.Image:

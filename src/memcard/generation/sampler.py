@@ -16,9 +16,12 @@ from memcard.core.registry import Registry
 from memcard.errors import UsageError
 from memcard.generation.schedule import SCHEDULES, Schedule
 
-__all__ = ["FLOW", "SCHEDULES", "Sampler", "Schedule"]
+__all__ = ["EDM", "FLOW", "SCHEDULES", "Sampler", "Schedule"]
 
 FLOW: Final = frozenset({"flow", "flow_prediction"})
+# Models of continuous noise levels as Karras et al. 2022 have them; the second says v.
+EDM: Final = frozenset({"edm", "edm_v_prediction"})
+_EDM_SCHEDULES: Final = ("karras", "exponential")
 _FLOW_EULER: Final = "scheduling_flow_match_euler_discrete.FlowMatchEulerDiscreteScheduler"
 _SHELF: Final = "memcard.generation.samplers"
 _OURS: Final = "memcard."  # a class of this package; all others are below diffusers.schedulers
@@ -42,6 +45,8 @@ class Sampler:
         flow: ``module.Class`` for models trained by flow matching; empty where there is none.
         flow_options: arguments for that class.
         flow_schedules: noise schedules it knows for them.
+        edm: ``module.Class`` for models of EDM; empty where there is none.
+        edm_options: arguments for that class.
         zero_snr: whether it can begin at noise without any signal.
         most_steps: it has no more; None is any number.
     """
@@ -59,6 +64,8 @@ class Sampler:
     flow: str = ""
     flow_options: Mapping[str, Any] = field(default_factory=dict)
     flow_schedules: tuple[str, ...] = tuple(k for k, s in SCHEDULES.items() if s.models != "noise")
+    edm: str = ""
+    edm_options: Mapping[str, Any] = field(default_factory=dict)
     zero_snr: bool = True
     most_steps: int | None = None
 
@@ -76,8 +83,8 @@ class Sampler:
             family: arguments the family asks for (betas, offsets, shift); those the class does not
                 take are left out.
             schedule: one of ``schedules``.
-            prediction_type: ``epsilon``, ``v_prediction`` or ``flow``. A scheduler for ``flow`` takes
-                ``sigmas`` and ``mu`` in ``set_timesteps`` as diffusers' Euler for flows does.
+            prediction_type: ``epsilon``, ``v_prediction``, ``flow``, ``edm`` or ``edm_v_prediction``. A
+                scheduler for ``flow`` takes ``sigmas`` and ``mu`` in ``set_timesteps`` as diffusers' Euler for flows does.
 
         Raises:
             UsageError: this sampler does not know the schedule or cannot do what the family asks for.
@@ -85,6 +92,8 @@ class Sampler:
         self.check(schedule, prediction_type)
         if prediction_type in FLOW:
             return self._flow(family, SCHEDULES[schedule])
+        if prediction_type in EDM:
+            return self._edm(family, schedule, prediction_type)
         from memcard.generation._schedulers import own_options, taken, with_levels
 
         chosen = SCHEDULES[schedule]
@@ -119,18 +128,35 @@ class Sampler:
             raise UsageError(
                 f"{self.a1111} cannot run a model trained by flow matching. These can: {able}."
             )
+        if prediction_type in EDM and not self.edm:
+            able = _those(lambda sampler: bool(sampler.edm))
+            raise UsageError(
+                f"{self.a1111} cannot run a model of continuous noise levels (EDM), as Playground 2.5 and "
+                f"CosXL are. These can: {able}."
+            )
         if schedule not in (known := self.known(prediction_type)):
             raise UsageError(
                 f"{self.a1111} has no schedule {schedule!r}"
-                f"{' for flow matching' if prediction_type in FLOW else ''}. "
+                f"{' for flow matching' if prediction_type in FLOW else ''}"
+                f"{' for EDM' if prediction_type in EDM else ''}. "
                 f"It has: {', '.join(known)}."
             )
 
     def known(self, prediction_type: str) -> tuple[str, ...]:
         """Return the schedules it can do for models that say this; none if it cannot run them."""
+        if prediction_type in EDM:
+            return _EDM_SCHEDULES if self.edm else ()
         if prediction_type not in FLOW:
             return self.schedules
         return self.flow_schedules if self.flow else ()
+
+    def _edm(self, family: Mapping[str, Any], schedule: str, prediction_type: str) -> Any:
+        from memcard.generation._schedulers import taken
+
+        cls = _load(self.edm)
+        kind = "epsilon" if prediction_type == "edm" else "v_prediction"
+        own = {"sigma_schedule": schedule, "prediction_type": kind}
+        return cls(**taken(cls, {**family, **self.edm_options, **own}))
 
     def _flow(self, family: Mapping[str, Any], schedule: Schedule) -> Any:
         from memcard.generation._schedulers import flow, taken

@@ -26,10 +26,12 @@ _MOST: Final = {"steps": 1000, "width": 4096, "height": 4096}
 _MOST_CFG: Final = 1000.0
 _MOST_SKIP: Final = 12
 _PREDICTIONS: Final = {
-    "v": "v_prediction",
     "epsilon": "epsilon",
+    "v": "v_prediction",
     "v_prediction": "v_prediction",
     "flow": "flow",
+    "edm": "edm",
+    "edm_v_prediction": "edm_v_prediction",
 }
 # What families seldom say; those that do keep it in ``defaults.extra["settings"]``.
 _USUAL: Final[Mapping[str, Any]] = {
@@ -42,6 +44,8 @@ _USUAL: Final[Mapping[str, Any]] = {
     "threshold": 0.0,
     "frames": 1,
     "fps": 24,
+    "edit": False,
+    "image_cfg": None,
 }
 _MOST_FRAMES: Final = 4096
 
@@ -58,7 +62,8 @@ class Settings:
         width: pixels, a multiple of 8.
         height: pixels, a multiple of 8.
         negative: what the picture should not be.
-        prediction_type: what the denoiser was trained to say: ``epsilon``, ``v_prediction``, ``flow``.
+        prediction_type: what the denoiser was trained to say: ``epsilon``, ``v_prediction``, ``flow``, ``edm``,
+            ``edm_v_prediction``.
         clip_skip: 1 for the layer of CLIP the family was trained with, n for n - 1 layers before it.
         guidance: distilled guidance (Flux dev): what the model is told; None where it takes none.
         cfg_rescale: 0..1, how far the contrast of the guided guess is pulled back to the unguided one.
@@ -67,6 +72,9 @@ class Settings:
         threshold: 0..1, dynamic thresholding: share of the picture's values left as they are, 0 is off.
         frames: 1 for pictures; clips have more.
         fps: frames per second of a clip.
+        edit: a picture that is given is what the prompt changes (Kontext), not where painting begins.
+        image_cfg: how far a picture is followed by a model that follows instructions, 1 or more; None where
+            the model takes none.
         origin: for each of these, ``user``, ``card`` or ``family``.
     """
 
@@ -86,6 +94,8 @@ class Settings:
     threshold: float = 0.0
     frames: int = 1
     fps: int = 24
+    edit: bool = False
+    image_cfg: float | None = None
     origin: Mapping[str, Origin] = field(default_factory=dict, compare=False)
 
 
@@ -171,10 +181,12 @@ def _fits(name: str, value: Any) -> bool:
     """Whether a value from a card has the type of its setting; a card is a stranger's text."""
     if name in _MOST:
         return isinstance(value, int) and not isinstance(value, bool) and 0 < value <= _MOST[name]
+    if name == "edit":
+        return isinstance(value, bool)
     if name in ("clip_skip", "frames", "fps"):
         most = _MOST_SKIP if name == "clip_skip" else _MOST_FRAMES
         return isinstance(value, int) and not isinstance(value, bool) and 0 < value <= most
-    if name in ("cfg", "cfg_rescale", "cfg_low", "cfg_high", "threshold", "guidance"):
+    if name in ("cfg", "cfg_rescale", "cfg_low", "cfg_high", "threshold", "guidance", "image_cfg"):
         number = isinstance(value, (int, float)) and not isinstance(value, bool)
         least, most_of = (-_MOST_CFG, _MOST_CFG) if name == "cfg" else (0.0, _MOST_CFG)
         most_of = 1.0 if name in ("cfg_rescale", "threshold") else most_of
@@ -219,7 +231,7 @@ def _spelled(said: Mapping[str, Any]) -> dict[str, Any]:
     if kind := found.get("prediction_type"):
         if kind not in _PREDICTIONS:
             raise UsageError(
-                f"no prediction type {kind!r}. There are: epsilon, v_prediction, flow."
+                f"no prediction type {kind!r}. There are: {', '.join(dict.fromkeys(_PREDICTIONS.values()))}."
             )
         found["prediction_type"] = _PREDICTIONS[kind]
     return found
@@ -262,9 +274,12 @@ def _check_more(values: dict[str, Any]) -> None:
             f"threshold {values['threshold']:g} is not in 0..1; 0 is off, 0.995 is usual."
         )
     _check_interval(values["cfg_low"], values["cfg_high"])
-    told = values["guidance"]
-    if told is not None and not 0 <= told <= _MOST_CFG:
-        raise UsageError(f"guidance {told:g} is not in 0..{_MOST_CFG:g}.")
+    if not isinstance(values["edit"], bool):
+        raise UsageError(f"edit is {values['edit']!r}; it is true or false.")
+    for name in ("guidance", "image_cfg"):
+        told = values[name]
+        if told is not None and not 0 <= told <= _MOST_CFG:
+            raise UsageError(f"{name} {told:g} is not in 0..{_MOST_CFG:g}.")
     for name in ("frames", "fps"):
         if not 1 <= values[name] <= _MOST_FRAMES:
             raise UsageError(f"{name} {values[name]} is not in 1..{_MOST_FRAMES}.")

@@ -11,39 +11,50 @@ Source: Raffel et al. 2020, arXiv:1910.10683; diffusers ``pipeline_flux.py``,
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
-from memcard.generation.t5_tokenizer import T5Tokenizer
+from memcard.generation.t5_tokenizer import Tokens
 from memcard.generation.words import Words
+
+
+class Tokenizer(Protocol):
+    """What splits a prompt: T5's own words, or those of UMT5."""
+
+    def tokens(self, words: Words, length: int) -> Tokens:
+        """Return exactly ``length`` ids with their weights."""
+        ...
 
 
 def t5_states(
     module: Any,
-    tokenizer: T5Tokenizer,
+    tokenizer: Tokenizer,
     words: Words,
     length: int,
     *,
     extras: Mapping[str, Any] | None = None,
+    masked: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """Return the states of all tokens, [1, length, width], and which are words, [1, length], int64.
 
     Args:
-        module: transformers' T5EncoderModel.
+        module: transformers' T5EncoderModel or UMT5EncoderModel.
         tokenizer: its words.
         words: the prompt.
         length: tokens, the end and the padding included.
         extras: of the pipeline; the list ``cut`` gets the words that did not fit.
+        masked: whether words do not see the padding; most models were trained with it.
     """
     found = tokenizer.tokens(words, length)
     if found.cut and extras and isinstance(extras.get("cut"), list):
         extras["cut"].append(found.cut)
     device = next(module.parameters()).device
-    states: Tensor = module(torch.tensor([found.ids], device=device))[0]
+    mask = (torch.arange(length, device=device) < found.count).to(torch.int64)[None]
+    ids = torch.tensor([found.ids], device=device)
+    states: Tensor = module(ids, **({"attention_mask": mask.bool()} if masked else {}))[0]
     if any(weight != 1 for weight in found.weights):
         weights = torch.tensor(found.weights, dtype=states.dtype, device=device)
         states = states * weights[None, :, None]
-    mask = (torch.arange(length, device=device) < found.count).to(torch.int64)[None]
     return states, mask

@@ -12,10 +12,12 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from threading import Lock, local
-from typing import Any, Final, TypeVar
+from typing import Any, Final, NamedTuple, Protocol, TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -23,10 +25,12 @@ from memcard.core.checkpoint import Checkpoint
 from memcard.errors import MismatchError, UnsupportedError
 from memcard.formats._source import mode_for
 from memcard.generation._engine import quiet
+from memcard.generation.bulk import Load, Stretch, stretches
 from memcard.generation.parts import Part
 from memcard.maths.torch_bridge import Bridge
 
 _T = TypeVar("_T")
+_P = TypeVar("_P", bound="Place")
 
 DTYPES: Final[Mapping[str, torch.dtype]] = {
     "F64": torch.float64,
@@ -52,27 +56,66 @@ _TWINS: Final = {
 }
 
 
-def fill(part: Part, module: nn.Module, *, dtype: torch.dtype, device: torch.device) -> None:
+def fill(
+    part: Part, module: nn.Module, *, dtype: torch.dtype, device: torch.device, own: bool = False
+) -> None:
     """Give an empty ``module`` its weights.
 
     Args:
         part: where they are; its file must stay open as long as the module is used.
         module: on the meta device.
-        dtype: what to compute in.
+        dtype: what to compute in; see ``precisions``.
         device: where to compute.
+        own: no weight is a window on a file, so that all may be changed.
 
     Raises:
         MismatchError: weights are missing or have another shape.
         UnsupportedError: weights are of a dtype that cannot be computed with.
     """
     wanted = {name: tuple(value.shape) for name, value in module.state_dict().items()}
-    found = places(part, wanted)
-    state = read(part.view, found, dtype=dtype, device=device)
+    kinds = precisions(module, dtype)
+    state: dict[str, Tensor] = {}
+    for kind, found in _by_kind(places(part, wanted), kinds).items():
+        state |= read(part.view, found, dtype=kind, device=device, own=own)
     with quiet():
         module.load_state_dict(state, strict=True, assign=True)
     module.requires_grad_(requires_grad=False)
     count_positions(module, device)
     module.to(device)  # buffers
+
+
+def precisions(module: nn.Module, dtype: torch.dtype) -> Mapping[str, torch.dtype]:
+    """Return the dtype of every weight of a module that computes in ``dtype``.
+
+    Some layers leave the range of a half precision, such as the last of each block of T5 in float16. The
+    classes of diffusers and transformers name them; they stay in float32, as ``from_pretrained`` keeps them.
+    """
+    full = _kept_full(module, dtype)
+    return {
+        key: dtype if full.isdisjoint(key.split(".")) else torch.float32
+        for key in module.state_dict()
+    }
+
+
+def _kept_full(module: Any, dtype: torch.dtype) -> frozenset[str]:
+    """Return the levels of names whose weights stay in float32."""
+    if dtype not in _HALVES:
+        return frozenset()
+    always = getattr(module, "_keep_in_fp32_modules_strict", ())  # transformers alone has these
+    some = getattr(module, "_keep_in_fp32_modules", None) or ()
+    # transformers means float16 by the others, diffusers every half precision.
+    narrow = hasattr(module, "_keep_in_fp32_modules_strict") and dtype != torch.float16
+    return frozenset((*(always or ()), *(() if narrow else some)))
+
+
+def _by_kind(
+    found: Mapping[str, str], kinds: Mapping[str, torch.dtype]
+) -> dict[torch.dtype, dict[str, str]]:
+    """Return the tensors of each dtype apart."""
+    apart: dict[torch.dtype, dict[str, str]] = {}
+    for key, name in found.items():
+        apart.setdefault(kinds[key], {})[key] = name
+    return apart
 
 
 def places(part: Part, wanted: Mapping[str, Sequence[int]]) -> Mapping[str, str]:
@@ -93,17 +136,29 @@ def places(part: Part, wanted: Mapping[str, Sequence[int]]) -> Mapping[str, str]
 
 
 def read(
-    view: Checkpoint, found: Mapping[str, str], *, dtype: torch.dtype, device: torch.device
+    view: Checkpoint,
+    found: Mapping[str, str],
+    *,
+    dtype: torch.dtype,
+    device: torch.device,
+    own: bool = False,
 ) -> dict[str, Tensor]:
-    """Return tensors by the keys of ``found``, in ``dtype``, on ``device``."""
+    """Return tensors by the keys of ``found``, in ``dtype``, on ``device``; ``own`` as of ``fill``."""
     names = dict.fromkeys(found.values())
-    values = windows(view, names, dtype=dtype, device=device)
+    values = {} if own else windows(view, names, dtype=dtype, device=device)
     rest = [name for name in names if name not in values]
     for name in rest:
         shape = tuple(view.specs[name].shape)
         values[name] = torch.empty(shape, dtype=dtype, device=device)
-    several(lambda name: pour(view, name, values[name]), rest)
+    jobs = pour_plain([_Place(view, name, values[name]) for name in rest])
+    several(lambda job: pour(*job), jobs)
     return {key: values[name] for key, name in found.items()}
+
+
+class _Place(NamedTuple):
+    view: Checkpoint
+    name: str
+    out: Tensor
 
 
 def windows(
@@ -160,6 +215,49 @@ def several(run: Callable[[_T], None], jobs: Sequence[_T]) -> None:
             done.result()
 
 
+class Place(Protocol):
+    """A tensor of a checkpoint, and the memory it is for."""
+
+    @property
+    def view(self) -> Checkpoint:
+        """Where it is read from."""
+
+    @property
+    def name(self) -> str:
+        """Its name there."""
+
+    @property
+    def out(self) -> Tensor | None:
+        """The memory."""
+
+
+def pour_plain(jobs: Sequence[_P]) -> list[_P]:
+    """Read what lies in plain files, many tensors at once; return the jobs that are left for ``pour``."""
+    loads: dict[int, Load] = {}
+    for i, job in enumerate(jobs):
+        extent, out = job.view.extent(job.name), job.out
+        if extent is not None and out is not None and out.device.type == "cpu" and out.numel():
+            loads[i] = Load(extent, DTYPES[job.view.specs[job.name].dtype.name], out)
+    whole = stretches(list(loads.values()))
+    if whole is None:
+        return list(jobs)
+    failed: list[Load] = []
+
+    def run(stretch: Stretch) -> None:
+        with suppress(OSError):
+            if stretch.fill():
+                return
+        failed.extend(load for load, _, _ in stretch.parts)
+
+    several(run, whole)
+    for view in {id(jobs[i].view): jobs[i].view for i in loads}.values():
+        check = getattr(view, "check_unchanged", None)
+        if check is not None:
+            check()
+    again = {id(load) for load in failed}
+    return [job for i, job in enumerate(jobs) if i not in loads or id(loads[i]) in again]
+
+
 def pour(view: Checkpoint, name: str, out: Tensor) -> None:
     """Read one tensor into ``out``, in its dtype, on its device; from any thread.
 
@@ -190,6 +288,9 @@ def _convert(values: Tensor, out: Tensor) -> None:
     if out.device.type != "cpu":
         out.copy_(values)
         return
+    if values.dtype == out.dtype:
+        copy(values, out)
+        return
     across = values.dtype in _HALVES and out.dtype in _HALVES and values.dtype != out.dtype
     wide = _scratch("wide", 4 * _ALONE).view(torch.float32) if across else None
     for at in range(0, len(values), _ALONE):
@@ -197,6 +298,11 @@ def _convert(values: Tensor, out: Tensor) -> None:
         if wide is not None:
             part = wide[: len(part)].copy_(part)
         out[at : at + _ALONE].copy_(part)
+
+
+def copy(values: Tensor, out: Tensor) -> None:
+    """Copy as many bytes, in this thread alone: torch would wake a team of threads for each of ours."""
+    np.copyto(out.view(torch.uint8).numpy(), values.view(torch.uint8).numpy())
 
 
 def _scratch(name: str, size: int) -> Tensor:

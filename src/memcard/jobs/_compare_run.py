@@ -12,11 +12,11 @@ from memcard.core.progress import Event, Listener, Notice, Progress
 from memcard.jobs._compare_cells import Plan, Planned, Wish
 from memcard.jobs._compare_store import Store
 from memcard.jobs._compare_time import Timer, about, work
+from memcard.jobs._generate_clock import ESTIMATE
 from memcard.jobs._pictures import Result
 
 Painter: TypeAlias = Callable[..., Result]
 
-_ESTIMATE: Final = "This will take about"  # of one picture: the comparison has its own
 _LONG: Final = 20.0  # seconds; below this nobody wants to be told how long it takes
 _SOON: Final = 60.0  # seconds until it is said again; then twice as long each time
 _LEARN: Final = 3  # steps of the pictures a dry run learns from
@@ -134,7 +134,7 @@ class _Teller:
         """Pass on what concerns all: each notice once, steps as a share of everything."""
         match event:
             case Notice(text):
-                if text not in self._heard and not text.startswith(_ESTIMATE):
+                if text not in self._heard and not text.startswith(ESTIMATE):  # we have our own
                     self._heard.add(text)
                     self._progress(event)
             case Progress("pictures", done, total):

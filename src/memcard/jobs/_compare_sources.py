@@ -17,6 +17,7 @@ from memcard.jobs.lora import open_with_loras
 from memcard.jobs.resolve import label, locate, resolve
 
 if TYPE_CHECKING:
+    from memcard.generation.engine import Pipeline
     from memcard.generation.settings import Settings
 
 
@@ -31,7 +32,8 @@ class Model:
         family: its architecture.
         elements: number of values of all its parts, which tells how fast it is.
         metadata: with what its card recommends.
-        usual: what this very model asks for where it differs from its family.
+        outline: what its settings depend on; it holds no weights.
+        lent: SHA-256 of what the library lends it, for parts that its file lacks.
     """
 
     ref: str | Path
@@ -40,14 +42,14 @@ class Model:
     family: str
     elements: int
     metadata: Mapping[str, str]
-    usual: Mapping[str, Any]
+    outline: Pipeline
+    lent: tuple[str, ...] = ()
 
     def settings(self, user: Mapping[str, Any]) -> Settings:
         """Return all settings of a picture; errors as ``generate`` has them."""
-        from memcard.architectures import ARCHITECTURES
-        from memcard.generation.settings import resolve as choose
+        from memcard.jobs._generate_settings import settings_of
 
-        return choose(ARCHITECTURES[self.family], self.metadata, user, self.usual)
+        return settings_of(self.outline, self.metadata, user)
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,21 +88,26 @@ def model(ref: str | Path, text_encoders: Sequence[str | Path] = ()) -> Model:
         MismatchError: parts are missing.
         NotFoundError: nothing has this name.
     """
-    from memcard.generation.load import refuse_missing
-    from memcard.generation.parts import assemble, parts_of
+    from memcard.generation.parts import assemble
+    from memcard.jobs._generate_settings import outline
+    from memcard.jobs._missing_parts import complete
 
     name = label(str(locate(ref)))
+    named = {label(str(encoder)) for encoder in text_encoders}
     with closing(resolve(ref)) as checkpoint:
-        assembly = assemble(checkpoint, name)
-        for encoder in text_encoders:
-            with closing(resolve(encoder)) as other:
-                parts = parts_of(other, assembly.family, label(str(locate(encoder))))
-                assembly = assembly.with_parts(parts.values(), replacing=True)
-        refuse_missing(assembly)
+        own = assemble(checkpoint, name)
+        assembly, opened, _ = complete(own, text_encoders)
+        for other in opened:
+            other.close()  # headers are all that is needed of them
+        new = [part for n, part in assembly.parts.items() if part is not own.parts.get(n)]
+        lent = dict.fromkeys(part.label for part in new if part.label not in named)
         elements = sum(part.elements for part in assembly.parts.values())
         metadata = dict(with_card(ref, checkpoint.metadata))
-    usual = {"prediction_type": assembly.prediction}
-    return Model(ref, name, sha256_of(ref), assembly.family, elements, metadata, usual)
+    return Model(
+        *(ref, name, sha256_of(ref), assembly.family, elements, metadata),
+        outline=outline(assembly),
+        lent=tuple(sha256_of(donor) for donor in lent),
+    )
 
 
 def extra(ref: str | Path, *, lora: bool = False) -> Extra:

@@ -2,6 +2,7 @@
 
 A cell is one PNG whose name is its key. It is written whole or not at all, and checked when it is read; a
 damaged one is made again. All of it can be made again, so the oldest go when there is too much.
+The format is that of docs/spec/compare-cache.md.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from dataclasses import fields
 from functools import cache
 from importlib.metadata import version
 from io import BytesIO
@@ -22,6 +24,7 @@ from weakref import finalize
 
 from memcard.core.atomic import replacing
 from memcard.core.digest_cache import cache_folder
+from memcard.errors import CorruptError, UnsupportedError
 from memcard.generation.infotext import save_png
 
 if TYPE_CHECKING:
@@ -31,13 +34,28 @@ if TYPE_CHECKING:
 # To be raised when the same settings come to make other pixels: old cells are not found any more.
 ARITHMETIC: Final = 1
 MOST_BYTES: Final = 4 << 30
-_FOLDER: Final = "compare-1"  # the number is that of the layout of the folder
+VERSION: Final = 1  # of the layout of the folder
+_FOLDER: Final = f"compare-{VERSION}"
+_MARK: Final = "memcard-compare.json"
+_VERSION: Final = "memcard_compare"
 _RATES: Final = "rates.json"
 _KEY: Final = "compare_key"
+# Settings that stand in every key. Later ones stand there only where they do something, so that they do not
+# make all older cells nobody's.
+_FIRST: Final = frozenset((
+    "sampler", "schedule", "steps", "cfg", "width", "height", "negative", "prediction_type", "clip_skip",
+    "guidance", "cfg_rescale", "cfg_low", "cfg_high", "threshold", "frames", "fps",
+))  # fmt: skip
 
 
 def key_of(cell: Planned, device: str, dtype: str, others: Sequence[str] = ()) -> str:
-    """Return what names the picture of a cell: 64 hex digits of everything that decides its pixels.
+    """Return what names the picture of a cell: the SHA-256 of ``key_text``."""
+    text = key_text(cell, device, dtype, others)
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def key_text(cell: Planned, device: str, dtype: str, others: Sequence[str] = ()) -> str:
+    """Return everything that decides the pixels of a cell, as JSON.
 
     The prompt stands there as it is, files by their SHA-256, settings as they were resolved. The
     versions of torch and diffusers are part of it: they may change the last bit of a value.
@@ -46,12 +64,11 @@ def key_of(cell: Planned, device: str, dtype: str, others: Sequence[str] = ()) -
         cell: its model, LoRAs, VAE, prompt, seed and settings.
         device: as the user says it.
         dtype: as the user says it.
-        others: SHA-256 of text encoders and embeddings.
+        others: SHA-256 of text encoders and embeddings; what the library lends is the model's.
     """
-    from memcard.generation.settings import NAMES
-
     assert cell.settings is not None, "the caller looked"  # noqa: S101
-    settings = {name: getattr(cell.settings, name) for name in NAMES}
+    used = {f: getattr(cell.settings, f.name) for f in fields(cell.settings) if f.name != "origin"}
+    settings = {f.name: v for f, v in used.items() if f.name in _FIRST or v != f.default}
     said = {
         "arithmetic": ARITHMETIC,
         "engine": _engine(),
@@ -60,14 +77,13 @@ def key_of(cell: Planned, device: str, dtype: str, others: Sequence[str] = ()) -
         "checkpoint": cell.model.sha256,
         "loras": [[one.sha256, strength] for one, strength in cell.loras],
         "named": [[one.lora.sha256, one.strength, one.text_strength] for one in cell.named],
-        "others": list(others),
+        "others": [*others, *cell.model.lent],
         "vae": cell.vae.sha256 if cell.vae else None,
         "prompt": cell.prompt,
         "seed": cell.seed,
         "settings": settings,
     }
-    text = json.dumps(said, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
-    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+    return json.dumps(said, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
 
 
 @cache
@@ -100,6 +116,35 @@ class Store:
             place = Path(tempfile.mkdtemp(prefix="memcard-compare-"))
             finalize(self, shutil.rmtree, place, ignore_errors=True)
         self.folder = place
+        self._refuse_newer()
+
+    def _refuse_newer(self) -> None:
+        """Leave alone what another version keeps; a folder that says nothing is of version 1."""
+        mark = self.folder / _MARK
+        try:
+            version = json.loads(mark.read_text("utf-8"))[_VERSION]
+        except (FileNotFoundError, NotADirectoryError):
+            return
+        except (ValueError, KeyError, TypeError):
+            version = None
+        if type(version) is not int or version < 1:
+            raise CorruptError(
+                f"{mark}: does not say which version of comparisons is kept here. Remove this file; the "
+                "pictures are checked one by one when they are used."
+            )
+        if version > VERSION:
+            raise UnsupportedError(
+                f"{self.folder}: pictures of comparisons are kept here in version {version}; this memcard "
+                f"knows version {VERSION}. Update memcard, or name another folder with --cache."
+            )
+
+    def _mark(self) -> None:
+        """Say which version this is, in a folder that does not say it yet."""
+        mark = self.folder / _MARK
+        if not mark.exists():
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with replacing(mark) as file:
+                file.write(f"{json.dumps({_VERSION: VERSION})}\n".encode())
 
     def path(self, key: str) -> Path:
         """Return where a cell is, or would be."""
@@ -117,8 +162,9 @@ class Store:
     def put(self, key: str, result: Result) -> Path:
         """Keep the one picture of a run with all that is said about it."""
         (picture,) = result.pictures
-        facts = {**result.facts(), "prompt": picture.prompt, "seed": picture.seed, _KEY: key}
+        facts = {**result.facts_of(picture), _KEY: key}
         path = self.path(key)
+        self._mark()
         path.parent.mkdir(parents=True, exist_ok=True)
         with replacing(path) as file:
             save_png(picture.image, file, picture.infotext, facts)
@@ -141,7 +187,7 @@ class Store:
             return
         text = json.dumps({**self.rates(), **measured}, sort_keys=True)
         with suppress(OSError):  # only estimates
-            self.folder.mkdir(parents=True, exist_ok=True)
+            self._mark()
             with replacing(self.folder / _RATES) as file:
                 file.write(text.encode())
 

@@ -15,17 +15,18 @@ from typing import TYPE_CHECKING, Any, Final
 import torch
 from torch import Tensor
 
-from memcard.architectures import ARCHITECTURES
 from memcard.generation.denoise import Conditions, decode, denoise
 from memcard.generation.engine import FULL_VAE, Pipeline
 from memcard.generation.engines import flux, sd3
+from memcard.generation.engines._flux import packed, unpacked
 from memcard.generation.load import load
 from memcard.generation.parts import assemble
 from memcard.generation.picture import picture
-from memcard.generation.settings import Settings, resolve
+from memcard.generation.settings import Settings
 from memcard.generation.words import plain
 from memcard.jobs._finetune_models import FLOWS, HALVES, Base, build, digest_of
 from memcard.jobs._finetune_sheet import Painter
+from memcard.jobs._generate_settings import settings_of
 from memcard.training.finetune.model import FlowModel, Model, TextEncoder, Words
 
 if TYPE_CHECKING:
@@ -151,16 +152,14 @@ class _Asked:
             self._settings, width=width * pipeline.factor, height=height * pipeline.factor
         )
         cond = {"states": words.states, "pooled": words.pooled}
-        latents = flux.packed(noisy) if self._packed else noisy
+        latents = packed(noisy) if self._packed else noisy
         said = pipeline.engine.predict(pipeline, latents, times * _FULL, cond, used)
-        return flux.unpacked(said, height // 2, width // 2) if self._packed else said
+        return unpacked(said, height // 2, width // 2) if self._packed else said
 
 
 def _settings(base: Base, pipeline: Pipeline, size: Sequence[int]) -> Settings:
-    engine: Any = pipeline.engine
     user = {"width": size[0], "height": size[1], "prediction_type": base.prediction}
-    family = ARCHITECTURES[base.family]
-    return resolve(family, base.source.metadata, user, engine.usual(pipeline))
+    return settings_of(pipeline, base.source.metadata, user)
 
 
 def _texts(base: Base, pipeline: Pipeline, asked: _Asked) -> list[TextEncoder]:

@@ -9,23 +9,25 @@ from dataclasses import dataclass
 from typing import Any, Final, NoReturn, cast
 
 import torch
-from torch import nn
 
 from memcard.architectures import ARCHITECTURES, identify
 from memcard.core.architecture import Identity
 from memcard.core.checkpoint import Checkpoint
 from memcard.dialects import DIALECTS, translate
 from memcard.errors import MismatchError, UnsupportedError, UsageError
-from memcard.generation._engine import quiet
-from memcard.generation.engines import ENGINES
+from memcard.generation.engines import engine_of
 from memcard.generation.load import device_named
-from memcard.generation.tokenizer import Tokenizer, tokenizer
+from memcard.generation.parts import Part
+from memcard.generation.tokenizer import tokenizer
+from memcard.generation.weights import fill
 from memcard.jobs._configs import FOLDER
 from memcard.jobs._translate import translated
-from memcard.maths.torch_bridge import Bridge
 from memcard.training.finetune.model import Model, Prediction, TextEncoder
 
 FLOWS: Final = ("flux", "sd3")
+_LEARN: Final = {
+    "flux": ("dev", "schnell")
+}  # Fill, Canny and Kontext see more than noise and words
 FAMILIES: Final = ("starter", "sd1", "sd2", "sdxl", *FLOWS)
 HALVES: Final = {"bf16": torch.bfloat16, "fp16": torch.float16}
 _NEEDED: Final[Mapping[str, tuple[str, ...]]] = {
@@ -38,7 +40,6 @@ _SCHEDULE: Final = (
     "num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "rescale_betas_zero_snr",
 )  # fmt: skip
 _CONFIG: Final = "scheduler/scheduler_config.json"
-_LEVEL: Final = "text_model."
 _FLOW_STEP: Final = 64  # pixels; these models need 16, but then no two pictures share a bucket
 
 
@@ -53,6 +54,7 @@ class Base:
         view: its tensors under diffusers' names; the file stays open below it.
         source: the file itself.
         configs: of each component and of the scheduler.
+        label: what to call it in errors.
     """
 
     family: str
@@ -61,6 +63,7 @@ class Base:
     view: Checkpoint
     source: Checkpoint
     configs: Mapping[str, Mapping[str, Any]]
+    label: str = "the base"
 
     @property
     def factor(self) -> int:
@@ -146,7 +149,9 @@ def read_base(checkpoint: Checkpoint, label: str, *, prediction: str | None = No
             "wrong, say so with --prediction."
         )
     return Base(
-        *(family, found, cast("Prediction", kind), renamed.checkpoint, checkpoint), configs=configs
+        *(family, found, cast("Prediction", kind), renamed.checkpoint, checkpoint),
+        configs=configs,
+        label=label,
     )
 
 
@@ -198,7 +203,9 @@ def _known(family: str, found: Identity) -> bool:
     if family not in FLOWS:
         return found.variant in (None, "v-prediction", "zero terminal SNR")
     variants = found.variant.split(", ") if found.variant else []
-    return all(variant in ENGINES[family].variants for variant in variants)
+    engine = engine_of(family)
+    known = _LEARN.get(family, engine.variants if engine else ())
+    return engine is not None and all(variant in known for variant in variants)
 
 
 def _refuse_prediction(label: str, prediction: str | None) -> None:
@@ -232,62 +239,15 @@ def _kept(checkpoint: Checkpoint) -> dict[str, str]:
 
 
 def _filled(base: Base, component: str, dtype: torch.dtype, device: torch.device) -> Any:
-    """Build one network on the meta device and give it its weights."""
-    config = base.configs[component]
-    with quiet(), torch.device("meta"):
-        module = _empty(component, config)
-    start, wanted = f"{component}.", module.state_dict()
-    bridge = Bridge(base.view)
+    """Build one network and give it weights of its own, which may be changed."""
+    start, config = f"{component}.", base.configs[component]
     names = {n.removeprefix(start): n for n in base.view.specs if n.startswith(start)}
-    names |= {
-        k.removeprefix(_LEVEL): n for k, n in names.items() if k.removeprefix(_LEVEL) in wanted
-    }
-    missing = [key for key in wanted if key not in names]
-    if missing:
-        raise MismatchError(
-            f"the {component} lacks {len(missing)} of {len(wanted)} weights, first {missing[0]!r}. "
-            "The file is incomplete; `memcard inspect` shows what is in it."
-        )
-    state = {
-        key: bridge.tensor(names[key]).to(device=device, dtype=dtype, copy=True) for key in wanted
-    }
-    with quiet():
-        module.load_state_dict(state, strict=True, assign=True)
-    _count_positions(module, device)
-    return module.eval().requires_grad_(requires_grad=False)
-
-
-def _empty(component: str, config: Mapping[str, Any]) -> nn.Module:
-    module: Any
-    plain = {k: v for k, v in config.items() if not k.startswith("_")}
-    if component == "unet":
-        from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
-
-        module = UNet2DConditionModel(**plain)
-    elif component == "vae":
-        from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
-
-        module = AutoencoderKL(**plain)
-    else:
-        from transformers.models.clip.configuration_clip import CLIPTextConfig
-        from transformers.models.clip.modeling_clip import (
-            CLIPTextModel,
-            CLIPTextModelWithProjection,
-        )
-
-        projected = "CLIPTextModelWithProjection" in config.get("architectures", ())
-        kind = CLIPTextModelWithProjection if projected else CLIPTextModel
-        module = kind(CLIPTextConfig(**plain))
-    return cast("nn.Module", module)
-
-
-def _count_positions(module: nn.Module, device: torch.device) -> None:
-    """Give counters, which no file has, the values they always have."""
-    for owner in module.modules():
-        for name, buffer in list(owner._buffers.items()):
-            if buffer is not None and buffer.is_meta:
-                count = torch.arange(buffer.shape[-1], device=device)
-                owner._buffers[name] = count.expand(buffer.shape).contiguous()
+    engine = engine_of(base.family)
+    assert engine is not None, "read_base refuses families without one"  # noqa: S101
+    module = engine.empty(component, config)
+    part = Part(component, base.view, names, config, base.label)
+    fill(part, module, dtype=dtype, device=device, own=True)
+    return module
 
 
 def _plain_attention(unet: Any, device: torch.device) -> None:
@@ -300,21 +260,9 @@ def _plain_attention(unet: Any, device: torch.device) -> None:
 
 def _tokens(base: Base, name: str) -> Callable[[str], tuple[list[int], str]]:
     """Return what turns a prompt into the ids that a text encoder reads."""
-    kind = DIALECTS[base.family].tokenizers[name.replace("text_encoder", "tokenizer")]
-    words = tokenizer(kind.removesuffix("_bang"))
+    words = tokenizer(DIALECTS[base.family].tokenizers[name.replace("text_encoder", "tokenizer")])
     length = int(base.configs[name]["max_position_embeddings"])
-
-    def tokens(prompt: str) -> tuple[list[int], str]:
-        ids, cut = words.encode(prompt, length)
-        return (_banged(words, ids) if kind.endswith("_bang") else ids), cut
-
-    return tokens
-
-
-def _banged(words: Tokenizer, ids: list[int]) -> list[int]:
-    """Pad as OpenCLIP does: with id 0, which is ``!``."""
-    end = ids.index(words.end)
-    return [*ids[: end + 1], *([0] * (len(ids) - end - 1))]
+    return lambda prompt: words.encode(prompt, length)
 
 
 def digest_of(checkpoint: Checkpoint, start: str) -> str:

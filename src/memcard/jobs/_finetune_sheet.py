@@ -108,7 +108,7 @@ class _Told:
         self.config = model.unet.config
 
     def __call__(
-        self, noisy: Tensor, moment: Tensor, *, encoder_hidden_states: Tensor, return_dict: bool
+        self, noisy: Tensor, moment: Tensor, *, encoder_hidden_states: Tensor, **_: Any
     ) -> tuple[Tensor]:
         pooled = self._words.pooled
         if pooled is not None and len(noisy) < len(pooled):

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from memcard.core.checkpoint import Checkpoint
+from memcard.core.collector import waiting
 from memcard.core.identity import supply
 from memcard.core.progress import Listener, Notice, silent
 from memcard.errors import IntegrityError, MemcardError, MismatchError, NotFoundError
@@ -43,6 +44,7 @@ class Wanted:
         embeddings: textual inversions.
         motion: a motion module, which makes clips.
         encoder: also the half of the VAE that reads pictures.
+        controls: ControlNets.
         blocks: (pattern, number), as of ``open_with_loras``.
     """
 
@@ -55,6 +57,7 @@ class Wanted:
     motion: str | Path | None = None
     encoder: bool = False
     blocks: tuple[tuple[str, float], ...] = ()
+    controls: tuple[str | Path, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +87,7 @@ class Loaded:
 
 
 @dataclass(frozen=True, slots=True)
-class _Ready:
+class Ready:
     """What is known of a checkpoint before any weight is read: kept, as finding it out takes a while.
 
     Attributes:
@@ -141,7 +144,7 @@ class Models:
     budget: int | None = None
     low_memory: bool = False
     _open: list[Checkpoint] = field(default_factory=list)  # of the one that is being opened
-    _ready: OrderedDict[Wanted, _Ready] = field(default_factory=OrderedDict)
+    _ready: OrderedDict[Wanted, Ready] = field(default_factory=OrderedDict)
     _last: tuple[Wanted, Loaded] | None = None
     _cache: Cache | None = None
     _contents: Contents = field(default_factory=Contents)
@@ -157,9 +160,14 @@ class Models:
         if self._last is not None and self._last[0] == wanted:
             return self._last[1]
         self._last = None
-        loaded = self._load(wanted, self._prepared(wanted))
+        with waiting():
+            loaded = self._load(wanted, self._prepared(wanted))
         self._last = wanted, loaded
         return loaded
+
+    def look(self, wanted: Wanted) -> Ready:
+        """Return what is known before any weight is read; errors as of ``get``."""
+        return self._prepared(wanted)
 
     def close(self) -> None:
         """Let go of everything."""
@@ -182,7 +190,7 @@ class Models:
             self._cache = Cache(device_named(self.device), budget, self._contents)
         return self._cache
 
-    def _prepared(self, wanted: Wanted) -> _Ready:
+    def _prepared(self, wanted: Wanted) -> Ready:
         """Return what is known of the checkpoint, from before if no file changed."""
         stamps = _stamps(wanted)
         known = self._ready.pop(wanted, None)
@@ -195,7 +203,7 @@ class Models:
             self._ready.popitem(last=False)[1].close()
         return known
 
-    def _opened(self, wanted: Wanted, stamps: object) -> _Ready:
+    def _opened(self, wanted: Wanted, stamps: object) -> Ready:
         from memcard.generation.parts import assemble
 
         self._open = []
@@ -208,7 +216,7 @@ class Models:
             loras = tuple(
                 lora_facts(lora, in_prompt=i >= wanted.named) for i, lora in enumerate(wanted.loras)
             )
-            return _Ready(
+            return Ready(
                 *(tuple(self._open), assembly, name, locate(wanted.checkpoint)),
                 metadata=dict(checkpoint.metadata),
                 loras=loras,
@@ -220,7 +228,7 @@ class Models:
                 opened.close()
             raise
 
-    def _load(self, wanted: Wanted, ready: _Ready) -> Loaded:
+    def _load(self, wanted: Wanted, ready: Ready) -> Loaded:
         from memcard.generation.load import load
 
         pipeline = load(
@@ -271,6 +279,10 @@ class Models:
         assembly, opened, notes = complete(assembly, wanted.text_encoders)
         for checkpoint in opened:
             self._kept(checkpoint)
+        for ref in wanted.controls:
+            from memcard.generation.control import with_control
+
+            assembly = with_control(assembly, self._kept(resolve(ref)), shown(ref))
         notice(self.progress, notes)
         return assembly
 
@@ -300,6 +312,7 @@ def _stamps(wanted: Wanted) -> object:
         wanted.checkpoint,
         wanted.vae,
         *wanted.text_encoders,
+        *wanted.controls,
         *(ref for ref, _, _ in wanted.loras),
     )
     paths = [locate(ref) for ref in refs if ref is not None]

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from memcard.core.progress import Listener, Notice, Progress
-from memcard.errors import CorruptError, NotFoundError, UsageError
+from memcard.core.progress import Listener, Notice
+from memcard.errors import UsageError
+from memcard.jobs._generate_clock import Clock
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -19,47 +19,8 @@ if TYPE_CHECKING:
     from memcard.generation.passes import Larger, Picture
     from memcard.generation.prompt import Prompt
     from memcard.generation.settings import Settings
-
-_MEASURED = 2  # the step an estimate stands on; the first one warms up
-_LONG = 20.0  # seconds; below this nobody wants to be told how long it takes
-_OFTEN = 1.0  # seconds between two previews
-
-
-@dataclass(slots=True)
-class Clock:
-    """Counts steps over all pictures and, if it will be long, says how long.
-
-    Attributes:
-        pictures: how many will be made.
-        progress: hears it.
-        preview: is given the latents now and then; None: nobody looks.
-    """
-
-    pictures: int
-    progress: Listener
-    preview: Callable[[Tensor], None] | None = None
-    extra: float = 0.0  # steps of a second pass, for each step of the first
-    _marks: list[float] = field(default_factory=list)
-    _shown: float = 0.0
-
-    def step_done(self, done: int, total: int, latents: Tensor) -> None:
-        """Count one step."""
-        now = time.perf_counter()
-        self._marks.append(now)
-        every = max(len(self._marks), round(self.pictures * total * (1 + self.extra)))
-        self.progress(Progress("pictures", len(self._marks), every, "steps"))
-        if len(self._marks) == _MEASURED:
-            left = (self._marks[-1] - self._marks[-2]) * (every - len(self._marks))
-            if left > _LONG:
-                self.progress(Notice(f"This will take about {duration(left)} on this machine."))
-        if self.preview is not None and (now - self._shown >= _OFTEN or done == total):
-            self._shown = now
-            self.preview(latents)
-
-
-def duration(seconds: float) -> str:
-    """Return a time as people say it."""
-    return f"{seconds:.0f} seconds" if seconds < 90 else f"{seconds / 60:.0f} minutes"
+    from memcard.jobs._generate_control import Steer
+    from memcard.jobs._generate_refine import Finisher
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,51 +36,153 @@ class Painted:
     frames: Any = None
 
 
+@dataclass(frozen=True, slots=True)
+class Beside:
+    """What a run begins from and follows.
+
+    Attributes:
+        picture: to begin from.
+        steers: ControlNets and their pictures.
+        drawing: what the checkpoint itself follows, without a ControlNet.
+        larger: a second pass.
+        multiple: of pixels, that sides must be.
+        finisher: another model that walks the last steps.
+        edges: what is followed are the edges of the pictures.
+    """
+
+    picture: Picture | None = None
+    steers: tuple[Steer, ...] = ()
+    drawing: str | Path | None = None
+    larger: Larger | None = None
+    multiple: int = 8
+    finisher: Finisher | None = None
+    edges: bool = False
+
+
 def paint(
     pipeline: Pipeline,
     settings: Settings,
     wanted: Sequence[tuple[Prompt, int]],
     clock: Clock,
     progress: Listener,
-    *,
-    picture: Picture | None = None,
-    larger: Larger | None = None,
-    multiple: int = 8,
+    beside: Beside | None = None,
 ) -> list[Painted]:
     """Return one picture for each prompt and seed."""
-    from memcard.generation import passes
-    from memcard.generation.denoise import conditions
     from memcard.generation.engine import LOW_MEMORY
-    from memcard.generation.picture import picture as image_of
     from memcard.generation.prompt import parse
 
-    negative = parse(settings.negative)
-    later = larger.settings(settings, multiple) if larger else settings
+    given = beside or Beside()
+    run = _Painting(pipeline, settings, parse(settings.negative), clock, progress, given)
     made: list[Painted] = []
     told: dict[Prompt, tuple[Any, Any]] = {}
-
-    def tell(prompt: Prompt) -> tuple[Any, Any]:
-        first = conditions(pipeline, prompt, negative, settings, progress)
-        if larger is None:
-            return first, first
-        return first, _again(pipeline, prompt, negative, settings, later, progress)
-
     if (let_go := pipeline.extras.get(LOW_MEMORY)) is not None:
-        told = {prompt: tell(prompt) for prompt in dict.fromkeys(prompt for prompt, _ in wanted)}
+        told = {prompt: run.tell(prompt) for prompt in dict.fromkeys(one for one, _ in wanted)}
         let_go()
+    begun: list[tuple[Prompt, int, Any]] = []
     for prompt, seed in wanted:
         if prompt not in told:
-            told = {prompt: tell(prompt)}
-        first, again = told[prompt]
-        found = passes.paint(pipeline, first, settings, seed, clock.step_done, picture=picture)
-        if larger is not None:
-            found = passes.enlarge(pipeline, again, found, later, larger, seed, clock.step_done)
-        frames = found[0]
-        made.append(Painted(image_of(frames[0]), frames if len(frames) > 1 else None))
+            told = {prompt: run.tell(prompt)}
+        if given.finisher is not None:
+            begun.append((prompt, seed, run.half(told[prompt], seed, given.finisher.at)))
+            continue
+        made.append(run.one(told[prompt], seed))
         notes: list[str] = pipeline.extras.get("notes", [])
         while notes:
             progress(Notice(notes.pop(0)))
-    return made
+    return made if given.finisher is None else run.rest(given.finisher, begun)
+
+
+class _Painting:
+    """One run: the pictures it follows, read once, and what all its pictures share."""
+
+    def __init__(
+        self,
+        pipeline: Pipeline,
+        settings: Settings,
+        negative: Prompt,
+        clock: Clock,
+        progress: Listener,
+        beside: Beside,
+    ) -> None:
+        from memcard.jobs._generate_control import controls, drawn
+
+        self.pipeline, self.settings, self.negative = pipeline, settings, negative
+        self.clock, self.progress, self.beside = clock, progress, beside
+        self.later = settings
+        if beside.larger is not None:
+            self.later = beside.larger.settings(settings, beside.multiple)
+        passes = settings, self.later
+        self.controls = [controls(beside.steers, one, edges=beside.edges) for one in passes]
+        self.drawing = None
+        if beside.drawing is not None:
+            size = settings.width, settings.height
+            self.drawing = drawn(beside.drawing, size, edges=beside.edges)
+
+    def tell(self, prompt: Prompt) -> tuple[Any, Any]:
+        """Return what the denoiser is told in both passes."""
+        from memcard.generation.denoise import conditions
+
+        first = conditions(self.pipeline, prompt, self.negative, self.settings, self.progress)
+        if self.beside.larger is None:
+            return first, first
+        both = self.pipeline, prompt, self.negative
+        return first, _again(*both, self.settings, self.later, self.progress)
+
+    def half(self, told: tuple[Any, Any], seed: int, at: float) -> Tensor:
+        """Begin one picture that another model finishes."""
+        from memcard.generation import passes
+        from memcard.generation.control import steered
+
+        picture = self.beside.picture
+        if picture is None:
+            self.clock.begin()
+        strength = 1.0 if picture is None else picture.strength
+        pipeline, first = steered(
+            self.pipeline, told[0], self.controls[0], self.settings, strength=strength
+        )
+        return passes.begun(
+            *(pipeline, first, self.settings, seed, at), self._step_done, picture=picture
+        )
+
+    def rest(self, finisher: Finisher, begun: Sequence[tuple[Prompt, int, Any]]) -> list[Painted]:
+        """Let the other model finish all pictures; this one's weights may be gone after that."""
+        from memcard.generation.picture import picture as image_of
+
+        self.clock.preview = None  # it looks through the base
+        found = finisher.finish(begun, self.negative, self.settings, self._step_done)
+        return [Painted(image_of(pixels[0])) for pixels in found]
+
+    def _step_done(self, done: int, total: int, latents: Tensor) -> None:
+        """Count a step of either model: together they have those of the settings."""
+        self.clock.step_done(min(done, total), self.settings.steps, latents)
+
+    def one(self, told: tuple[Any, Any], seed: int) -> Painted:
+        """Paint one picture."""
+        from memcard.generation import passes
+        from memcard.generation.control import steered
+        from memcard.generation.picture import picture as image_of
+
+        first, again = told
+        picture, larger = self.beside.picture, self.beside.larger
+        done = self.clock.step_done
+        if picture is None:
+            self.clock.begin()
+        strength = 1.0 if picture is None else picture.strength
+        pipeline, first = steered(
+            self.pipeline, first, self.controls[0], self.settings, strength=strength
+        )
+        found = passes.paint(
+            *(pipeline, first, self.settings, seed, done), picture=picture, control=self.drawing
+        )
+        if larger is not None:
+            pipeline, again = steered(
+                self.pipeline, again, self.controls[1], self.later, strength=larger.strength
+            )
+            found = passes.enlarge(
+                *(pipeline, again, found, self.later, larger, seed, done), control=self.drawing
+            )
+        frames = found[0]
+        return Painted(image_of(frames[0]), frames if len(frames) > 1 else None)
 
 
 def _again(
@@ -137,60 +200,13 @@ def _again(
     return conditions(pipeline, *both, later, progress)
 
 
-def read_picture(
-    path: str | Path, settings: Settings, strength: float, mask: str | Path | None
-) -> Picture:
-    """Return a picture to begin from, and where it may change, in the size of the settings.
-
-    A picture of another shape is scaled until it fills the size, and cut at its sides.
-
-    Raises:
-        NotFoundError: no such file.
-        CorruptError: it is no picture.
-    """
-    from memcard.generation.passes import Picture
-
-    size = (settings.width, settings.height)
-    pixels = _fitted(path, size, "RGB")
-    where = None if mask is None else _fitted(mask, size, "L")[..., 0]
-    return Picture(pixels, strength, where)
-
-
-def size_of(path: str | Path, multiple: int) -> tuple[int, int]:
-    """Return width and height of a picture, rounded to what can be painted."""
-    with _opened(path) as image:
-        width, height = image.size
-    wide, high = (max(multiple, round(side / multiple) * multiple) for side in (width, height))
-    return wide, high
-
-
-def _opened(path: str | Path) -> Any:
-    from PIL import Image, UnidentifiedImageError
-
-    try:
-        return Image.open(Path(path).expanduser())
-    except FileNotFoundError:
-        raise NotFoundError(f"{path}: no such picture. Check the name.") from None
-    except (UnidentifiedImageError, OSError, ValueError, Image.DecompressionBombError) as error:
-        raise CorruptError(f"{path}: cannot be read as a picture: {error}.") from error
-
-
-def _fitted(path: str | Path, size: tuple[int, int], mode: str) -> Tensor:
-    import numpy as np
-    import torch
-    from PIL import ImageOps
-
-    with _opened(path) as image:
-        try:
-            upright = ImageOps.exif_transpose(image).convert(mode)
-        except (OSError, ValueError, SyntaxError) as error:
-            raise CorruptError(f"{path}: cannot be read as a picture: {error}.") from error
-    fitted = upright if upright.size == size else ImageOps.fit(upright, size)
-    values = torch.from_numpy(np.asarray(fitted, dtype=np.float32) / 255)
-    return values[..., None] if mode == "L" else values
-
-
-def check(strength: float | None, image: object, mask: object, larger: Larger | None) -> None:
+def check(
+    strength: float | None,
+    image: object,
+    mask: object,
+    larger: Larger | None,
+    last: object = None,
+) -> None:
     """Refuse what needs no model to be refused.
 
     Raises:
@@ -200,20 +216,12 @@ def check(strength: float | None, image: object, mask: object, larger: Larger | 
 
     if mask is not None and image is None:
         raise UsageError("a mask says where a picture may change; name the picture with --image.")
+    if last is not None and image is None:
+        raise UsageError("a clip with a last frame needs its first one; name it with --image.")
     if strength is not None and image is None:
         raise UsageError("strength is of a picture to begin from; name it with --image.")
-    if strength is not None and not 0 < strength <= 1:
+    if strength is not None and not 0 <= strength <= 1:
         raise UsageError(
             f"strength {strength:g} is not in 0..1: near 0 keeps the picture, 1 forgets it."
         )
     passes.check(None, larger)
-
-
-def sized(settings: Settings, image: str | Path | None, multiple: int) -> Settings:
-    """Return the settings with the size of a picture to begin from, unless somebody asked for another."""
-    asked = {settings.origin.get(side) for side in ("width", "height")}
-    if image is None or "user" in asked:
-        return settings
-    width, height = size_of(image, multiple)
-    origin = {**settings.origin, "width": "user", "height": "user"}
-    return replace(settings, width=width, height=height, origin=origin)

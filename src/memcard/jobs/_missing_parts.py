@@ -24,7 +24,11 @@ if TYPE_CHECKING:
 
 _MOST: Final = 60  # headers of the library that are looked at
 # Whose whole checkpoints hold the same text encoders.
-_DONORS: Final = {"sd3": ("sd3", "flux", "sdxl"), "flux": ("flux", "sd3")}
+_DONORS: Final = {
+    "sd3": ("sd3", "flux", "sdxl"),
+    "flux": ("flux", "sd3"),
+    "sdxl_refiner": ("sdxl_refiner", "sdxl"),
+}
 # VAEs of the same shapes for other latents: what a name must not say, and what speaks for it.
 _OTHER_VAE: Final = {
     "flux": ("sd-?_?3|stable.?diffusion.?3", "flux|^ae$"),
@@ -32,6 +36,7 @@ _OTHER_VAE: Final = {
     "sd1": ("xl", "sd-?_?v?1|mse|ema"),
     "sd2": ("xl", "sd-?_?v?[12]|mse|ema"),
     "sdxl": ("mse|sd-?_?v?1", "xl"),
+    "sdxl_refiner": ("mse|sd-?_?v?1", "xl"),
 }
 
 
@@ -44,7 +49,8 @@ def complete(
         assembly: of the main file.
         refs: text encoders, or files that hold some, by path or name; they stand in for those of the
             main file. A VAE among them is taken if there is none.
-        library: look there for what is still missing, the newest first.
+        library: look there for what is still missing, the newest first; also for what the model
+            can do without but is better with.
 
     Returns:
         The assembly, the checkpoints opened for it (keep them open while the pipeline lives), and where
@@ -60,7 +66,7 @@ def complete(
         for ref in refs:
             opened.append(resolve(ref))
             assembly = _with_named(assembly, opened[-1], label(str(ref)))
-        if library and assembly.missing:
+        if library and _lacking(assembly):
             assembly = _from_library(assembly, opened, notes)
         _refuse_missing(assembly, library=library)
     except BaseException:
@@ -88,6 +94,12 @@ def _with_named(assembly: Assembly, checkpoint: Checkpoint, name: str) -> Assemb
     return assembly if vae is None else assembly.with_parts((vae,))
 
 
+def _lacking(assembly: Assembly) -> tuple[str, ...]:
+    """Return the components that nothing gave, those that it can do without last."""
+    optional = (n for n in assembly.engine.optional if n not in assembly.parts)
+    return (*assembly.missing, *optional)
+
+
 def _from_library(assembly: Assembly, opened: list[Checkpoint], notes: list[str]) -> Assembly:
     from memcard.generation.lone_parts import lone_parts
 
@@ -95,7 +107,7 @@ def _from_library(assembly: Assembly, opened: list[Checkpoint], notes: list[str]
     if not exists(home):
         return assembly
     for count, (entry, own) in enumerate(_candidates(home, assembly), 1):
-        if not assembly.missing or count > _MOST:
+        if not _lacking(assembly) or count > _MOST:
             break
         try:
             checkpoint = resolve(entry.name)
@@ -103,7 +115,7 @@ def _from_library(assembly: Assembly, opened: list[Checkpoint], notes: list[str]
             continue  # what cannot be read now gives nothing; `memcard verify` is for that
         try:
             found = lone_parts(checkpoint, assembly, entry.name)
-            taken = [found[n] for n in assembly.missing if n in found and _may(n, entry, own)]
+            taken = [found[n] for n in _lacking(assembly) if n in found and _may(n, entry, own)]
         except MemcardError:
             taken = []
         if not taken:
@@ -120,15 +132,15 @@ def _candidates(home: Layout, assembly: Assembly) -> Iterator[tuple[Entry, bool]
 
     With each, whether it is a checkpoint of this very family.
     """
-    missing = assembly.missing
+    lacking = _lacking(assembly)
 
     def of(kind: str, family: str | None = None) -> Iterator[Entry]:
         found = ls(home, kind=kind, family=family, sort="added", descending=True, look=True)
         return (entry for entry in found.entries if entry.state != "missing")
 
-    if any(name != "vae" for name in missing):
+    if any(name != "vae" for name in lacking):
         yield from ((entry, False) for entry in of("text_encoder"))
-    if "vae" in missing:
+    if "vae" in lacking:
         yield from ((entry, False) for entry in _vaes(list(of("vae")), assembly.family))
     for family in _DONORS.get(assembly.family, (assembly.family,)):
         yield from ((entry, family == assembly.family) for entry in of("checkpoint", family))
@@ -177,7 +189,7 @@ def _without(assembly: Assembly) -> str:
     ]
     if not what:
         return ""
-    return f"Without {', '.join(what)}: long descriptions and lettering suffer. Name one with --text-encoder."
+    return f"Without {', '.join(what)}: long descriptions and lettering suffer. Name one with --text-encoder, or keep one in the library."
 
 
 def _refuse_missing(assembly: Assembly, *, library: bool) -> None:

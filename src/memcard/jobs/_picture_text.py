@@ -77,6 +77,8 @@ class Described:
             "Schedule type": SCHEDULES[used.schedule].title,
             "CFG scale": f"{used.cfg:g}",
         }
+        if used.image_cfg is not None:
+            found["Image CFG scale"] = f"{used.image_cfg:g}"
         if used.guidance is not None:
             found["Distilled CFG Scale"] = f"{used.guidance:g}"
         found |= {

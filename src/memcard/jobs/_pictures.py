@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 _STEM = 40  # characters of the prompt in a file name
 # endings of pictures; the first is the usual one
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
+_CLIPS = (".mp4", ".gif")  # further ones, of clips
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +35,7 @@ class Picture:
         seed: of its noise.
         infotext: A1111's text.
         frames: of a clip, [frames, height, width, 3] in 0..1, float32; None for a picture.
+        loras: what it says of its LoRAs, if the prompts of the run name different ones; None: as the result.
     """
 
     image: Image
@@ -40,6 +43,7 @@ class Picture:
     seed: int
     infotext: str
     frames: Tensor | None = field(default=None, compare=False, repr=False)
+    loras: tuple[Mapping[str, Any], ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +80,7 @@ class Result:
     more: Mapping[str, Any] = field(default_factory=dict)
 
     def facts(self) -> dict[str, Any]:
-        """Return what goes into every picture: the same for the same inputs."""
+        """Return what all pictures say: the same for the same inputs."""
         settings = asdict(self.settings)
         settings.pop("origin")
         said = {"recipe": self.recipe, "embeddings": [dict(x) for x in self.embeddings]}
@@ -90,6 +94,17 @@ class Result:
             "vae": dict(self.vae) if self.vae else None,
             "settings": settings,
         }
+
+    def facts_of(self, picture: Picture) -> dict[str, Any]:
+        """Return what goes into one picture."""
+        own = {} if picture.loras is None else {"loras": [dict(lora) for lora in picture.loras]}
+        return {**self.facts(), **own, "prompt": picture.prompt, "seed": picture.seed}
+
+    def label(self) -> None:
+        """Put its texts into the ``info`` of each image, so that saving it keeps them."""
+        for picture in self.pictures:
+            own = json.dumps(self.facts_of(picture), sort_keys=True, ensure_ascii=False)
+            picture.image.info |= {"parameters": picture.infotext, "memcard": own}
 
     def to_dict(self) -> dict[str, Any]:
         """Return the facts as JSON values."""
@@ -110,6 +125,27 @@ class Result:
         return (
             f"{self.checkpoint} [{self.sha256[:10]}], seed {seeds}, {', '.join(parts)}; "
             f"{self.seconds:.1f} s, {self.load_seconds:.1f} of them loading"
+        )
+
+
+def refuse_out(out: str | Path | None) -> None:
+    """Refuse a place that pictures cannot go to, before a long run has made them.
+
+    Raises:
+        NotFoundError: the folder above is not there.
+        UsageError: a folder is asked for where a file is, or the name ends in something else.
+    """
+    place = Path(out or ".").expanduser()
+    if place.is_dir():
+        return
+    if not place.parent.is_dir():
+        raise NotFoundError(f"{place.parent}: no such folder. Make it first.")
+    if place.is_file() and not place.suffix:
+        raise UsageError(f"{place}: is a file. Name a folder, or a file that ends in .png.")
+    if place.suffix and place.suffix.lower() not in (*SUFFIXES, *_CLIPS):
+        raise UsageError(
+            f"{place}: pictures are written as .png, .jpg or .webp, clips also as .mp4 or .gif; end the name "
+            "in one of these."
         )
 
 
@@ -136,6 +172,7 @@ def save(
         UsageError: the file name ends in something else, ``format`` is none of these or another than the
             name's, or the quality is out of its range; or the texts are too long for a JPEG.
     """
+    refuse_out(out)
     if any(picture.frames is not None for picture in result.pictures):
         return _save_clips(result, out, format, quality)
     from memcard.generation.picture import FORMATS, write_picture
@@ -150,7 +187,7 @@ def save(
     paths = []
     for i, picture in enumerate(result.pictures):
         path = _path(out, picture, i if len(result.pictures) > 1 else None, suffix)
-        facts = {**result.facts(), "prompt": picture.prompt, "seed": picture.seed}
+        facts = result.facts_of(picture)
         with replacing(path) as file:
             write_picture(
                 *(picture.image, file, FORMATS[suffix], picture.infotext, facts), quality=quality
@@ -171,7 +208,7 @@ def _save_clips(
     paths = []
     for i, picture in enumerate(result.pictures):
         path = _path(out, picture, i if len(result.pictures) > 1 else None, suffix)
-        facts = {**result.facts(), "prompt": picture.prompt, "seed": picture.seed}
+        facts = result.facts_of(picture)
         assert picture.frames is not None, "a run makes clips, or it makes pictures"  # noqa: S101
         paths.append(
             write_clip(
@@ -210,10 +247,7 @@ def _path(out: str | Path | None, picture: Picture, number: int | None, suffix: 
     place = Path(out or ".").expanduser()
     if place.suffix and not place.is_dir():
         return place if number is None else place.with_stem(f"{place.stem}-{number + 1}")
-    if not place.is_dir():
-        if not place.parent.is_dir():
-            raise NotFoundError(f"{place.parent}: no such folder. Make it first.")
-        place.mkdir()
+    place.mkdir(exist_ok=True)
     words = re.sub(r"[^a-z0-9]+", "-", picture.prompt.lower()).strip("-")[:_STEM].strip("-")
     stem = f"{words or 'picture'}-{picture.seed}"
     names = (stem, *(f"{stem}-{i}" for i in range(2, 10**6)))

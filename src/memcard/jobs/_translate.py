@@ -10,6 +10,7 @@ from typing import Any
 from memcard.core.checkpoint import Checkpoint
 from memcard.core.views import Rearranged
 from memcard.dialects import DIALECTS, Facts, Side, Translation, configs, translate
+from memcard.dialects._text import WORDS
 from memcard.errors import MismatchError, UsageError
 from memcard.jobs._configs import FOLDER
 
@@ -73,7 +74,7 @@ def translated(checkpoint: Checkpoint, to: Side, *, folder: bool) -> Translated:
         told = any(name.startswith(FOLDER) for name in checkpoint.metadata)
         return Translated(renamed, {}, {}, said, notes if told else (*notes, _no_config(found)))
     texts = configs(specs, family, facts)
-    files = _tokenizers(family, found) if "model_index.json" in texts else {}
+    files = _tokenizers(family, found, renamed) if "model_index.json" in texts else {}
     return Translated(renamed, files, _with_tokenizers(texts, files), said, notes)
 
 
@@ -110,18 +111,32 @@ def _facts(checkpoint: Checkpoint, found: Translation) -> tuple[str | None, Fact
     return (known.architecture if known.architecture in found.families else None), facts
 
 
-def _tokenizers(family: str, found: Translation) -> dict[str, bytes]:
+def _tokenizers(family: str, found: Translation, renamed: Checkpoint) -> dict[str, bytes]:
     """Return the files of every tokenizer whose text encoder is there."""
     from memcard.generation.tokenizer_files import tokenizer_files
 
     files: dict[str, bytes] = {}
     for folder, name in DIALECTS[family].tokenizers.items():
         encoder = folder.replace("tokenizer", "text_encoder")
-        if encoder in found.components:
+        if encoder in found.components and name == "umt5":
+            files |= {
+                f"{folder}/{file}": data for file, data in _own_words(renamed, encoder).items()
+            }
+        elif encoder in found.components:
             position = found.arrangements.get(f"{encoder}.{_POSITIONS}")
             made = tokenizer_files(name, length=position.spec.shape[0] if position else _T5_LENGTH)
             files |= {f"{folder}/{file}": text for file, text in made.items()}
     return files
+
+
+def _own_words(renamed: Checkpoint, encoder: str) -> Mapping[str, bytes]:
+    """Return the tokenizer that lies among the weights of a text encoder, as a folder has it; {} for none."""
+    from memcard.generation.umt5_files import umt5_files
+
+    name = f"{encoder}.{WORDS}"
+    if name not in renamed.specs:
+        return {}
+    return umt5_files(bytes(renamed.read(name)), repr(name), length=_T5_LENGTH)
 
 
 def _with_tokenizers(texts: Mapping[str, str], files: Mapping[str, bytes]) -> Mapping[str, str]:
@@ -132,6 +147,8 @@ def _with_tokenizers(texts: Mapping[str, str], files: Mapping[str, bytes]) -> Ma
     folders = dict.fromkeys(path.partition("/")[0] for path in files)
     for folder in folders:
         kind = "T5TokenizerFast" if f"{folder}/tokenizer.json" in files else "CLIPTokenizer"
+        if f"{folder}/spiece.model" in files:
+            kind = "PreTrainedTokenizerFast"
         index[folder] = ["transformers", kind]
     return {**texts, "model_index.json": json.dumps(index, indent=2) + "\n"}
 

@@ -8,15 +8,16 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Self
 
-from memcard.architectures import ARCHITECTURES
 from memcard.generation.denoise import conditions, decode, denoise
+from memcard.generation.latents import generator
 from memcard.generation.picture import picture
 from memcard.generation.samplers import SAMPLERS
 from memcard.generation.scorer import Bench, Shot
 from memcard.generation.scorers import SCORERS
 from memcard.generation.scorers._likelihood import LOOKS
-from memcard.generation.settings import Settings, resolve
+from memcard.generation.settings import Settings
 from memcard.jobs._generate_models import Models, Wanted
+from memcard.jobs._generate_settings import settings_of
 from memcard.jobs._tune_cells import Cell
 
 if TYPE_CHECKING:
@@ -58,10 +59,9 @@ class Painter:
         self.name, self.family = loaded.name, loaded.pipeline.architecture
         more = (*loaded.loras, *([loaded.vae] if loaded.vae else []))
         self.sha256 = [loaded.sha256, *(str(facts["sha256"]) for facts in more)]
-        prediction = {"prediction_type": loaded.pipeline.prediction}
         said = loaded.metadata if with_card else {}
         try:
-            self.usual = resolve(ARCHITECTURES[self.family], said, fixed, prediction)
+            self.usual = settings_of(self._pipeline, said, fixed)
         except BaseException:
             models.close()
             raise
@@ -98,8 +98,9 @@ class Painter:
         settings = self.settings(cell)
         told = conditions(self._pipeline, cell.prompt, settings.negative, settings)
         with self._pipeline.running():
-            latents = denoise(self._pipeline, told, settings, cell.seed)
-            pixels = decode(self._pipeline, latents, settings)
+            source = generator(cell.seed)
+            latents = denoise(self._pipeline, told, settings, cell.seed, source=source)
+            pixels = decode(self._pipeline, latents, settings, source)
         self.evaluations += evaluations(cell)
         self._shots[cell] = Shot(cell.prompt, cell.seed, latents.float().cpu(), pixels)
         while len(self._shots) > _KEPT:

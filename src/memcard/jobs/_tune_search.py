@@ -17,7 +17,7 @@ from typing import Any, Final
 from memcard.core.progress import Listener, Notice, Progress, silent
 from memcard.errors import UsageError
 from memcard.generation.samplers import SAMPLERS
-from memcard.jobs._generate_paint import duration
+from memcard.jobs._generate_clock import duration
 from memcard.jobs._tune_cells import Cell, Cells
 from memcard.jobs._tune_painter import RIVALS, Painter, evaluations, judging
 from memcard.jobs._tune_prompts import Prompts

@@ -9,13 +9,14 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from memcard.core.collector import waiting
 from memcard.core.extras import require
 from memcard.core.progress import Listener, silent
 from memcard.errors import UsageError
 from memcard.jobs._generate_models import Loaded, Lora, Models, Wanted, named_lora, notice
-from memcard.jobs._pictures import Picture, Result, save
+from memcard.jobs._pictures import Picture, Result, refuse_out, save
 
-__all__ = ["generate", "run", "save"]
+__all__ = ["generate", "refuse_out", "run", "save"]
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -24,7 +25,10 @@ if TYPE_CHECKING:
     from memcard.generation.passes import Larger
     from memcard.generation.prompt import Prompt
     from memcard.generation.settings import Settings
+    from memcard.jobs._generate_control import Net, Steer
     from memcard.jobs._generate_paint import Painted
+    from memcard.jobs._generate_refine import Finisher, Refine
+    from memcard.jobs._given_pictures import Sides
 
 _STRENGTH = 0.75  # of a picture to begin from, as the field has it
 
@@ -37,13 +41,14 @@ def generate(
 ) -> list[Image]:
     """Return pictures; ``run`` with the same arguments also tells how they were made.
 
-    Each picture's ``info["parameters"]`` holds its A1111 text, and saving it as PNG keeps it.
+    Each picture says how it was made: ``info["parameters"]`` is A1111's text, ``info["memcard"]`` our JSON,
+    and its ``save`` writes both into PNG, JPEG and WebP. Who brings a ``pnginfo`` of his own adds them to it.
     """
     return [p.image for p in run(prompt, checkpoint, loras, **settings).pictures]
 
 
 @dataclass(frozen=True, slots=True)
-class _Run:
+class Asked:
     """What was asked for, checked as far as no model is needed."""
 
     wanted: Wanted
@@ -52,8 +57,15 @@ class _Run:
     user: Mapping[str, Any]
     image: str | Path | None = None
     mask: str | Path | None = None
+    last: str | Path | None = None
     strength: float = _STRENGTH
     larger: Larger | None = None
+    steers: tuple[Steer, ...] = ()
+    drawing: str | Path | None = None
+    edges: bool = False
+    outpaint: Sides | None = None
+    refine: Refine | None = None
+    given: frozenset[str] = frozenset()
     preview: Callable[[Image], None] | None = None
     notes: tuple[str, ...] = field(default_factory=tuple)
 
@@ -80,9 +92,16 @@ def run(
     text_encoders: Sequence[str | Path] = (),
     embeddings: Sequence[str | Path] = (),
     motion: str | Path | None = None,
+    controls: Sequence[Net] = (),
+    control_images: Sequence[str | Path] = (),
+    canny: bool = False,
+    refiner: str | Path | None = None,
+    refiner_at: float | None = None,
     blocks: Sequence[tuple[str, float]] = (),
     image: str | Path | None = None,
+    last_image: str | Path | None = None,
     mask: str | Path | None = None,
+    outpaint: Sequence[int] | None = None,
     strength: float | None = None,
     hires: float | None = None,
     hires_strength: float = 0.5,
@@ -110,11 +129,21 @@ def run(
         vae: another VAE, or only its decoder.
         text_encoders: files of text encoders that stand in for those of the checkpoint, or that it lacks.
         embeddings: textual inversions; a prompt names one by its file's name.
-        motion: a motion module (AnimateDiff) that makes clips of a Stable Diffusion 1 checkpoint.
+        motion: a motion module (AnimateDiff) that makes clips of a Stable Diffusion 1 or XL checkpoint.
+        controls: ControlNets, each (path or name, strength), or (path or name, strength, start, end) with the
+            shares of the steps between which it counts.
+        control_images: the pictures they follow, one for each or one for all; of a checkpoint that follows a
+            drawing by itself, one without any of ``controls``.
+        canny: ``control_images`` are photos: what is followed are their edges.
+        refiner: another Stable Diffusion XL that walks the last steps, usually its refiner.
+        refiner_at: 0..1, the share of the way where it begins; None: 0.8.
         blocks: (pattern, number), strengths of the LoRAs block by block, as ``lora_bake`` takes them.
-        image: a picture to begin from; its size counts unless width and height are said.
+        image: a picture to begin from; its size counts unless width and height are said. Models that change
+            pictures by words (``edit``) look at it; of a clip it is the first frame.
+        last_image: the last frame of a clip that begins with ``image``.
         mask: a picture of the same shape: white where ``image`` may change.
-        strength: 0..1, how much of ``image`` is painted anew; None: 0.75.
+        outpaint: pixels to add to ``image`` left, above, right and below; ``strength`` is then 1 unless said.
+        strength: 0..1, how much of ``image`` is painted anew; None: 0.75, or what the model asks for.
         hires: paint again, so many times larger ("hires fix"): over 1, at most 8.
         hires_strength: 0..1, how much of the larger picture is painted anew.
         hires_steps: of the second pass, whatever its strength; None: as many as of the first.
@@ -137,29 +166,33 @@ def run(
     """
     start = time.perf_counter()
     require("generate", what="Making pictures")
-    from memcard.generation.passes import Larger
-    from memcard.jobs._generate_paint import check
-
-    larger = None
-    if hires is not None:
-        larger = Larger(hires, hires_strength, hires_steps, hires_upscaler)
-    check(strength, image, mask, larger)
-    encoder = image is not None or (larger is not None and larger.upscaler == "lanczos")
-    wanted = Wanted(
+    asked = asked_for(
+        prompt,
         checkpoint,
-        tuple((x[0], x[1], x[2] if len(x) > 2 else None) for x in loras),
+        loras,
+        n=n,
+        seed=seed,
         vae=vae,
-        text_encoders=tuple(text_encoders),
-        embeddings=tuple(embeddings),
+        text_encoders=text_encoders,
+        embeddings=embeddings,
         motion=motion,
-        encoder=encoder,
-        blocks=tuple(blocks),
-    )
-    asked = _Run(
-        *(wanted, _prompts(prompt), _seeds(n, seed, user), user, image, mask),
-        strength=_STRENGTH if strength is None else strength,
-        larger=larger,
+        controls=controls,
+        control_images=control_images,
+        canny=canny,
+        refiner=refiner,
+        refiner_at=refiner_at,
+        blocks=blocks,
+        image=image,
+        last_image=last_image,
+        mask=mask,
+        outpaint=outpaint,
+        strength=strength,
+        hires=hires,
+        hires_strength=hires_strength,
+        hires_steps=hires_steps,
+        hires_upscaler=hires_upscaler,
         preview=preview,
+        **user,
     )
     mine = models is None
     keeping = models or Models(device, dtype, low_memory=low_memory)
@@ -169,6 +202,93 @@ def run(
     finally:
         if mine:
             keeping.close()
+
+
+def asked_for(
+    prompt: str | Sequence[str],
+    checkpoint: str | Path = "starter",
+    loras: Sequence[tuple[str | Path, float] | Lora] = (),
+    *,
+    n: int = 1,
+    seed: int | None = None,
+    vae: str | Path | None = None,
+    text_encoders: Sequence[str | Path] = (),
+    embeddings: Sequence[str | Path] = (),
+    motion: str | Path | None = None,
+    controls: Sequence[Net] = (),
+    control_images: Sequence[str | Path] = (),
+    canny: bool = False,
+    refiner: str | Path | None = None,
+    refiner_at: float | None = None,
+    blocks: Sequence[tuple[str, float]] = (),
+    image: str | Path | None = None,
+    last_image: str | Path | None = None,
+    mask: str | Path | None = None,
+    outpaint: Sequence[int] | None = None,
+    strength: float | None = None,
+    hires: float | None = None,
+    hires_strength: float = 0.5,
+    hires_steps: int | None = None,
+    hires_upscaler: Literal["lanczos", "latent"] = "lanczos",
+    preview: Callable[[Image], None] | None = None,
+    **user: Any,
+) -> Asked:
+    """Return what is asked for, checked as far as no file is needed; arguments and errors as of ``run``."""
+    with waiting():  # this imports torch
+        from memcard.generation.passes import Larger
+        from memcard.jobs._generate_control import steers
+        from memcard.jobs._generate_given import given
+    from memcard.jobs._generate_paint import check
+    from memcard.jobs._generate_refine import refine
+    from memcard.jobs._given_pictures import check_sides
+
+    larger = (
+        Larger(hires, hires_strength, hires_steps, hires_upscaler) if hires is not None else None
+    )
+    check(strength, image, mask, larger, last_image)
+    sides = check_sides(outpaint, image)
+    usual = _STRENGTH if sides is None else 1.0
+    steered = steers(controls, control_images, motion)
+    drawing = control_images[0] if control_images and not controls else None
+    again = larger is not None and larger.upscaler != "latent"
+    wanted = Wanted(
+        checkpoint,
+        tuple((x[0], x[1], x[2] if len(x) > 2 else None) for x in loras),
+        vae=vae,
+        text_encoders=tuple(text_encoders),
+        embeddings=tuple(embeddings),
+        motion=motion,
+        encoder=image is not None or drawing is not None or again,
+        blocks=tuple(blocks),
+        controls=tuple(one.ref for one in steered),
+    )
+    return Asked(
+        *(wanted, _prompts(prompt), _seeds(n, seed, user), user, image, mask, last_image),
+        strength=usual if strength is None else strength,
+        larger=larger,
+        steers=steered,
+        drawing=drawing,
+        edges=_edges(canny, control_images),
+        outpaint=sides,
+        refine=refine(refiner, refiner_at, hires=hires, mask=mask, outpaint=sides, motion=motion),
+        given=given(
+            image=image,
+            last=last_image,
+            mask=mask if sides is None else sides,
+            strength=strength,
+            hires=hires,
+            control=drawing,
+        ),
+        preview=preview,
+    )
+
+
+def _edges(canny: bool, images: Sequence[str | Path]) -> bool:
+    if canny and not images:
+        raise UsageError(
+            "--canny draws the edges of a picture to follow: name it with --control-image."
+        )
+    return canny
 
 
 def _prompts(prompt: str | Sequence[str]) -> tuple[tuple[str, Prompt], ...]:
@@ -190,8 +310,11 @@ def _seeds(n: int, seed: int | None, user: Mapping[str, Any]) -> tuple[int, ...]
     return seeds(secrets.randbelow(SEEDS) if seed is None or seed == -1 else check_seed(seed), n)
 
 
-def _made(asked: _Run, models: Models, progress: Listener, start: float) -> Result:
+def _made(asked: Asked, models: Models, progress: Listener, start: float) -> Result:
     """Load, paint and describe, one group of prompts after another."""
+    from memcard.jobs._generate_given import fitting, strength_of
+    from memcard.jobs._generate_refine import finisher
+
     notice(progress, [note for _, prompt in asked.prompts for note in prompt.notes])
     pictures: dict[tuple[int, int], Picture] = {}
     loading = 0.0
@@ -199,86 +322,112 @@ def _made(asked: _Run, models: Models, progress: Listener, start: float) -> Resu
     for wanted, places in asked.groups():
         before = time.perf_counter()
         loaded = models.get(wanted)
-        settings, multiple = _settings(asked, loaded)
+        settings, multiple = settings_in(asked, loaded)
+        settings = fitting(loaded.pipeline, settings, progress)
+        strength = strength_of(loaded.pipeline, settings, asked.given, asked.strength)
+        asked = replace(asked, strength=strength)
         loading += time.perf_counter() - before
-        painted = _paint(asked, loaded, settings, multiple, places, progress)
+        second = finisher(asked.refine, models, loaded, wanted, settings, progress)
+        painted = _paint(asked, loaded, settings, multiple, places, progress, second)
         described = _described(asked, loaded, settings)
         keys = [(place, seed) for place in places for seed in asked.seeds]
         for (place, seed), one in zip(keys, painted, strict=True):
             text = asked.prompts[place][0]
-            infotext = described(text, seed)
-            one.image.info["parameters"] = infotext
-            pictures[place, seed] = Picture(one.image, text, seed, infotext, one.frames)
+            pictures[place, seed] = Picture(
+                *(one.image, text, seed, described(text, seed), one.frames), loras=_own(loaded)
+            )
         last = loaded, settings
     assert last is not None, "there is at least one prompt"  # noqa: S101
-    loaded, settings = last
+    order = sorted(pictures, key=lambda k: (k[0], asked.seeds.index(k[1])))
+    result = _result(asked, *last, tuple(pictures[key] for key in order))
+    result = replace(result, load_seconds=loading, seconds=time.perf_counter() - start)
+    result.label()
+    return result
+
+
+def _result(
+    asked: Asked, loaded: Loaded, settings: Settings, pictures: tuple[Picture, ...]
+) -> Result:
+    """Return pictures with what they say of themselves; the times are still missing."""
     return Result(
-        tuple(
-            pictures[key] for key in sorted(pictures, key=lambda k: (k[0], asked.seeds.index(k[1])))
-        ),
+        pictures,
         *(loaded.name, loaded.sha256, loaded.pipeline.architecture),
-        loras=tuple({k: v for k, v in facts.items() if k != "autov3"} for facts in loaded.loras),
+        loras=_own(loaded),
         vae=loaded.vae,
         settings=settings,
-        load_seconds=loading,
-        seconds=time.perf_counter() - start,
+        load_seconds=0.0,
+        seconds=0.0,
         recipe=loaded.metadata.get("memcard.recipe_id"),
         embeddings=loaded.embeddings,
         more=_more(asked),
     )
 
 
-def _settings(asked: _Run, loaded: Loaded) -> tuple[Settings, int]:
+def _own(loaded: Loaded) -> tuple[Mapping[str, Any], ...]:
+    """Return what our JSON says of the LoRAs."""
+    return tuple({k: v for k, v in facts.items() if k != "autov3"} for facts in loaded.loras)
+
+
+def settings_in(asked: Asked, loaded: Loaded) -> tuple[Settings, int]:
     """Return the settings of the run, and what sides are multiples of."""
     from memcard.architectures import ARCHITECTURES
-    from memcard.generation.image_info import own_clip_skip
-    from memcard.generation.settings import resolve as choose
-    from memcard.jobs._generate_paint import sized
+    from memcard.jobs._generate_given import looked_at
+    from memcard.jobs._generate_settings import settings_of
+    from memcard.jobs._given_pictures import shaped, sized
 
-    name = loaded.pipeline.architecture
-    family = ARCHITECTURES[name]
-    usual = {"prediction_type": loaded.pipeline.prediction}
-    of_model = getattr(
-        loaded.pipeline.engine, "usual", None
-    )  # where a model differs from its family
-    if of_model is not None:
-        usual |= of_model(loaded.pipeline)
-    settings = choose(
-        family, loaded.metadata, asked.user, usual, clip_skip=lambda n: own_clip_skip(n, name)
-    )
-    multiple = family.defaults.multiple
-    return sized(settings, asked.image, multiple), multiple
+    settings = settings_of(loaded.pipeline, loaded.metadata, asked.user)
+    multiple = ARCHITECTURES[loaded.pipeline.architecture].defaults.multiple
+    looked = looked_at(loaded.pipeline, settings, asked.image)
+    if asked.image is None:
+        followed = asked.steers[0].image if asked.steers else asked.drawing
+        return shaped(settings, followed, multiple), multiple
+    return sized(settings, asked.image, multiple, looked, asked.outpaint), multiple
 
 
 def _paint(
-    asked: _Run,
+    asked: Asked,
     loaded: Loaded,
     settings: Settings,
     multiple: int,
     places: Sequence[int],
     progress: Listener,
+    finisher: Finisher | None = None,
 ) -> list[Painted]:
-    from memcard.jobs._generate_paint import Clock, paint, read_picture
+    from memcard.jobs._generate_clock import Clock, shorter
+    from memcard.jobs._generate_given import looked_at
+    from memcard.jobs._generate_paint import Beside, paint
+    from memcard.jobs._given_pictures import fitted, read_picture
 
     pipeline = loaded.pipeline
     picture = None
     if asked.image is not None:
-        picture = read_picture(asked.image, settings, asked.strength, asked.mask)
-    clock = Clock(len(places) * len(asked.seeds), progress, _previewer(asked, loaded))
+        looked = looked_at(pipeline, settings, asked.image)
+        given = asked.image, settings, asked.strength, asked.mask, looked, asked.outpaint
+        picture = read_picture(*given)
+    if picture is not None and asked.last is not None:
+        last = fitted(asked.last, (settings.width, settings.height), "RGB")
+        picture = replace(picture, last=last)
+    clock = Clock(
+        *(len(places) * len(asked.seeds), progress, _previewer(asked, loaded)),
+        where="CPU" if pipeline.device.type == "cpu" else "machine",
+        advice=shorter(settings, multiple),
+    )
     if asked.larger is not None:
         clock.extra = (asked.larger.steps or settings.steps) / settings.steps
+        clock.heavier = asked.larger.scale**2
     with pipeline.running():
         return paint(
             *(pipeline, settings),
             [(asked.prompts[place][1], seed) for place in places for seed in asked.seeds],
             *(clock, progress),
-            picture=picture,
-            larger=asked.larger,
-            multiple=multiple,
+            Beside(
+                *(picture, asked.steers, asked.drawing, asked.larger, multiple, finisher),
+                edges=asked.edges,
+            ),
         )
 
 
-def _previewer(asked: _Run, loaded: Loaded) -> Callable[[Tensor], None] | None:
+def _previewer(asked: Asked, loaded: Loaded) -> Callable[[Tensor], None] | None:
     if asked.preview is None:
         return None
     from memcard.generation.preview import preview
@@ -287,12 +436,24 @@ def _previewer(asked: _Run, loaded: Loaded) -> Callable[[Tensor], None] | None:
     return lambda latents: show(preview(loaded.pipeline, latents))
 
 
-def _more(asked: _Run) -> dict[str, Any]:
+def _more(asked: Asked) -> dict[str, Any]:
     """Return what else a picture says about itself."""
     found: dict[str, Any] = {}
     if asked.image is not None:
         found["denoise"] = asked.strength
         found["inpaint"] = asked.mask is not None
+    if asked.last is not None:
+        found["last_image"] = True
+    if asked.steers:
+        found["controls"] = [one.facts() for one in asked.steers]
+    if asked.drawing is not None:
+        found["drawing"] = Path(str(asked.drawing)).name
+    if asked.edges:
+        found["canny"] = True
+    if asked.refine is not None:
+        found["refiner"] = asked.refine.facts()
+    if asked.outpaint is not None:
+        found["outpaint"] = list(asked.outpaint)
     if (larger := asked.larger) is not None:
         found["second_pass"] = {
             "scale": larger.scale,
@@ -303,7 +464,7 @@ def _more(asked: _Run) -> dict[str, Any]:
     return found
 
 
-def _described(asked: _Run, loaded: Loaded, settings: Settings) -> Callable[[str, int], str]:
+def _described(asked: Asked, loaded: Loaded, settings: Settings) -> Callable[[str, int], str]:
     """Return what makes the A1111 text of a picture from its prompt and seed."""
     from memcard.jobs._picture_text import Described, SecondPass
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from memcard.core.atomic import replacing
 from memcard.core.progress import Listener, Notice, silent
 from memcard.errors import UsageError
+from memcard.jobs._generate_plan import Plan, plan
 from memcard.jobs._pictures import Result
 from memcard.jobs.generate import run
 
@@ -20,13 +21,41 @@ def run_again(
     prompt: str | None = None,
     checkpoint: str | None = None,
     *,
+    progress: Listener = silent,
+    **said: Any,
+) -> Result:
+    """Run ``generate`` with what a picture says about itself, and what is said here above that.
+
+    Arguments and errors are those of ``completed``, and of ``run`` beside them.
+    """
+    return run(**completed(prompt, checkpoint, progress=progress, **said), progress=progress)
+
+
+def plan_again(
+    prompt: str | None = None,
+    checkpoint: str | None = None,
+    *,
+    progress: Listener = silent,
+    **said: Any,
+) -> Plan:
+    """Say what ``run_again`` would use; without a prompt, what any would be painted with."""
+    if prompt is None and said.get("source") is None:
+        prompt = ""
+    given = completed(prompt, checkpoint, progress=progress, **{**said, "preview": None})
+    return plan(**given, progress=progress)
+
+
+def completed(
+    prompt: str | None = None,
+    checkpoint: str | None = None,
+    *,
     source: str | Path | None = None,
     auto: bool = False,
     preview: str | Path | None = None,
     progress: Listener = silent,
     **said: Any,
-) -> Result:
-    """Run ``generate`` with what a picture says about itself, and what is said here above that.
+) -> dict[str, Any]:
+    """Return arguments of ``run``: those of a picture, and what is said here above them.
 
     Args:
         prompt: None: the picture's.
@@ -35,7 +64,7 @@ def run_again(
         auto: let ``pick`` choose the checkpoint for the prompt.
         preview: a file that shows the picture as far as it is.
         progress: hears what could not be followed.
-        said: arguments of ``run``; None, () and n = 1 mean not said.
+        said: arguments of ``run``; None and () mean not said.
 
     Raises:
         UsageError: there is neither a prompt nor a picture.
@@ -51,7 +80,7 @@ def run_again(
         given["checkpoint"] = _chosen(given["prompt"], progress)
     if preview is not None:
         given["preview"] = _writer(Path(preview).expanduser())
-    return run(**given, progress=progress)
+    return given
 
 
 def _chosen(prompt: str, progress: Listener) -> str:

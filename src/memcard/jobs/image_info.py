@@ -18,8 +18,9 @@ from memcard.store.layout import Layout, default_home
 
 _SEEDS: Final = 2**32
 # Settings that mean the same everywhere; and those that only memcard writes.
-SAME: Final = ("steps", "cfg", "width", "height", "guidance", "cfg_rescale", "prediction_type")
-OURS: Final = ("threshold", "cfg_low", "cfg_high", "frames", "fps")
+SAME: Final = ("steps", "cfg", "width", "height", "guidance", "cfg_rescale", "prediction_type",
+               "image_cfg")  # fmt: skip
+OURS: Final = ("threshold", "cfg_low", "cfg_high", "frames", "fps", "edit")
 _LARGEST: Final = 8  # times the size, of a second pass
 
 
@@ -227,6 +228,12 @@ class _Making:
             if found["seed"] != self.info.seed:
                 self.notes.append(
                     f"Seed {self.info.seed} is beyond 32 bits; its last 32 are taken."
+                )
+        for name, option in (("controls", "control"), ("refiner", "refiner")):
+            if name in said and name not in self.given:
+                self.notes.append(
+                    f"It was made with {said[name]} beside the checkpoint, which is not repeated. Give it with "
+                    f"--{option}."
                 )
         if "hires_scale" in said:
             found |= self._second_pass()

@@ -1,6 +1,6 @@
 """One process of a sharded training (FSDP2 on gloo) that saves and loads with memcard's storage.
 
-Run by torchrun: ``ranks.py FOLDER TASK…``. A task is ``train``, ``save:NAME``, ``async:NAME`` or ``load:NAME``;
+Run by torchrun: ``ranks.py FOLDER TASK…``; or, with forks for processes, ``command([PROCESSES, FOLDER, TASK…])``. A task is ``train``, ``save:NAME``, ``async:NAME`` or ``load:NAME``;
 after a save or a load the first process appends a line of JSON to ``FOLDER/hashes.jsonl``: name, number of
 processes, and a hash of the whole state, gathered from all processes.
 """
@@ -9,7 +9,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import multiprocessing
+import os
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +25,8 @@ from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 
 from memcard.training.hooks.dcp import MemcardReader, MemcardWriter
+
+_PATIENCE = 200  # seconds
 
 
 class Training:
@@ -85,7 +90,6 @@ def hashed(value: Any) -> str:
 
 
 def main(folder: Path, tasks: list[str]) -> None:
-    dist.init_process_group("gloo")
     training = Training(seed=3)
     training.train()
     for task in tasks:
@@ -124,6 +128,40 @@ def say(folder: Path, name: str, digest: str) -> None:
     dist.barrier()
 
 
+def prepare(words: list[str]) -> None:
+    """Everything is imported already."""
+    torch.set_num_threads(1)
+
+
+def command(words: list[str]) -> None:
+    """Be so many processes, with what torchrun tells each."""
+    world, folder, tasks = int(words[0]), Path(words[1]), words[2:]
+    context = multiprocessing.get_context("fork")
+    meet = tempfile.mktemp(prefix=".meet-", dir=folder)
+    ranks = [
+        context.Process(target=_rank, args=(rank, world, meet, folder, tasks))
+        for rank in range(world)
+    ]
+    for process in ranks:
+        process.start()
+    for process in ranks:
+        process.join(_PATIENCE)
+    codes = [process.exitcode for process in ranks]
+    for process in ranks:
+        process.kill()
+    Path(meet).unlink(missing_ok=True)
+    if any(codes):
+        raise RuntimeError(f"the processes ended with {codes}")
+
+
+def _rank(rank: int, world: int, meet: str, folder: Path, tasks: list[str]) -> None:
+    told = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world, "LOCAL_WORLD_SIZE": world}
+    os.environ.update({name: str(value) for name, value in told.items()})
+    dist.init_process_group("gloo", init_method=f"file://{meet}", rank=rank, world_size=world)
+    main(folder, tasks)
+
+
 if __name__ == "__main__":
     torch.set_num_threads(1)
+    dist.init_process_group("gloo")
     main(Path(sys.argv[1]), sys.argv[2:])

@@ -13,9 +13,11 @@ import random
 import shutil
 import signal
 import sys
+import tempfile
 import time
 import traceback
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any, cast
 
@@ -156,11 +158,32 @@ def start(task: Callable[[], object]) -> int:
     return pid
 
 
-if __name__ == "__main__":
+@cache
+def _warm() -> None:
+    """Import and compile what the children need."""
     torch.set_num_threads(1)
-    verb, number, place = sys.argv[1], int(sys.argv[2]), Path(sys.argv[3])
+    with tempfile.TemporaryDirectory(prefix="memcard-warm-") as folder:
+        run = Path(folder, "run")
+        run.mkdir()
+        save_as(run / "step-1", state(1))
+        look(run)
+
+
+def prepare(words: list[str]) -> None:
+    """Do what is worth to be done once."""
+    _warm()
+
+
+def command(words: list[str]) -> None:
+    """Run the words of a command line."""
+    verb, number, place = words[0], int(words[1]), Path(words[2])
     if verb == "random":
         result = at_random(number, place)
     else:
         result = everywhere(cast("Fault", verb), number, place)
     print(json.dumps(result))
+
+
+if __name__ == "__main__":
+    prepare(sys.argv[1:])
+    command(sys.argv[1:])

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from fixtures.warmed import server
 from memcard.formats import sniff_file
 from memcard.training.hooks.dcp import saves, verify
 
@@ -32,10 +33,16 @@ def torchrun(world: int, folder: Path, *tasks: str) -> None:
     assert done.returncode == 0, done.stderr[-3000:]
 
 
+def forked(world: int, folder: Path, *tasks: str) -> None:
+    """Do the same with processes that need not import everything first."""
+    code, _, err = server("torch").run("e2e.dcp.ranks", str(world), str(folder), *tasks)
+    assert code == 0, err[-3000:]
+
+
 @pytest.mark.slow
 def test_fsdp2_saves_on_n_processes_and_loads_on_m(tmp_path: Path) -> None:
-    torchrun(2, tmp_path, "save:2", "train", "async:2a", "train", "load:2", "load:2a")
-    torchrun(
+    forked(2, tmp_path, "save:2", "train", "async:2a", "train", "load:2", "load:2a")
+    forked(
         1,
         tmp_path,
         "load:2",
@@ -76,16 +83,10 @@ def memory() -> Iterator[Path]:
 
 
 def struck(*words: object) -> dict[str, object]:
-    done = subprocess.run(
-        [sys.executable, str(HERE / "struck.py"), *map(str, words)],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=280,
-    )
-    assert done.returncode == 0, done.stderr
-    found: dict[str, object] = json.loads(done.stdout)
-    assert found["faults"] == [], done.stderr
+    code, out, err = server("torch").run("e2e.dcp.struck", *map(str, words))
+    assert code == 0, err
+    found: dict[str, object] = json.loads(out)
+    assert found["faults"] == [], err
     return found
 
 

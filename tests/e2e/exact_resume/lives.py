@@ -1,18 +1,31 @@
 """Processes that train, die and go on; each is forked from one that has imported torch already."""
 
 import faulthandler
+import gc
 import multiprocessing
 import os
+import pkgutil
 import sys
 import warnings
 from pathlib import Path
 
 import torch
 
+import memcard.architectures
+import memcard.cards
+import memcard.formats
+
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(
-    ["torch", "torch._dynamo", "torch.utils.data", "memcard.training.checkpointer"]
-)
+    [
+        "torch", "torch._dynamo", "torch.utils.data", "memcard.training.checkpointer", "html.entities",
+        *(
+            module.name
+            for shelf in (memcard.architectures, memcard.cards, memcard.formats)
+            for module in pkgutil.iter_modules(shelf.__path__, f"{shelf.__name__}.")
+        ),
+    ]
+)  # fmt: skip
 PATIENCE = 120  # seconds for one life
 
 
@@ -38,6 +51,7 @@ def live(folder, *, world=1, script="train", kill_after=None, **options):
 
 
 def _train(folder, rank, world, meet, script, options):
+    gc.freeze()  # else each collection walks through, and copies, all that was imported: 0.3 s
     # the default on Linux up to Python 3.13, which the server of forks would replace
     multiprocessing.set_start_method("fork", force=True)
     faulthandler.dump_traceback_later(PATIENCE - 20)  # where it hangs, if it does

@@ -1,13 +1,11 @@
 """The scripts of the training guide run as they stand, and have nothing to do when they are run again."""
 
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
+from fixtures.warmed import Server
 from memcard.training.saves import numbered
 
 PAGE = Path(__file__).parents[3] / "docs" / "training.md"
@@ -22,19 +20,23 @@ def test_the_guide_has_a_script_for_each_trainer():
     assert list(SCRIPTS) == ["runs/accelerated", "runs/lightning", "runs/transformers"]
 
 
+@pytest.fixture(scope="module")
+def trainers():
+    """A process that has imported the trainers: 5 seconds each."""
+    server = Server()
+    yield server
+    server.close()
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("run", SCRIPTS)
-def test_a_script_runs_and_resumes(tmp_path, run):
+def test_a_script_runs_and_resumes(tmp_path, trainers, run):
     (tmp_path / "script.py").write_text(SCRIPTS[run])
-    env = {**os.environ, "MEMCARD_HOME": str(tmp_path / "home"), "CUDA_VISIBLE_DEVICES": ""}
 
     def run_it():
-        done = subprocess.run(
-            [sys.executable, "script.py"], cwd=tmp_path, env=env, capture_output=True, text=True,
-            timeout=300, check=False,
-        )  # fmt: skip
-        assert done.returncode == 0, done.stderr
-        return done.stderr
+        code, _, said = trainers.run("e2e.exact_resume.script", str(tmp_path))
+        assert code == 0, said
+        return said
 
     run_it()
     step = numbered(tmp_path / run)[-1][0]

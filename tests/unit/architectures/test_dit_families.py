@@ -266,6 +266,21 @@ def test_a_folder_tells_apart_what_has_the_same_tensors(
 
 
 @pytest.mark.parametrize(
+    ("metadata", "variant"),
+    [
+        ({"modelspec.title": "My Kontext tune"}, "Kontext"),
+        ({"modelspec.architecture": "flux-1-dev/kontext"}, "Kontext"),
+        ({"general.architecture": "flux", "general.name": "Flux1 Kontext Dev"}, "Kontext"),
+        ({"general.architecture": "flux", "general.name": "Flux1 Dev"}, "dev"),
+    ],
+)
+def test_a_single_file_may_say_that_it_is_kontext(metadata: dict[str, str], variant: str) -> None:
+    found = identify(specs(original("flux-dev")), metadata)
+
+    assert (found.candidates, found.variant) == (("flux",), variant)
+
+
+@pytest.mark.parametrize(
     ("name", "family", "taken_for"),
     [
         ("chroma", "chroma", "Flux, whose blocks it has"),

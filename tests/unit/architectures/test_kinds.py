@@ -113,6 +113,10 @@ SPECIAL: dict[str, tuple[Shapes, tuple[str, str | None, str | None]]] = {
         {"image_proj.latents": (1, 16, 1280), "ip_adapter.1.to_k_ip.weight": (640, 2048)},
         ("ip_adapter", "sdxl", "plus"),
     ),
+    "Redux": (
+        {"redux_up.weight": (12288, 1152), "redux_down.weight": (4096, 12288)},
+        ("ip_adapter", "flux", "Redux"),
+    ),
     "hypernetwork": (
         {f"[768][{n}].linear.0.weight": (1536, 768) for n in (0, 1)},
         ("hypernetwork", "sd1", None),

@@ -194,4 +194,3 @@ def test_a_layout_without_signs_fits_nothing() -> None:
     family = Family(title="Nothing", source="https://example.org")
 
     assert family.detect(TENSORS) is None
-    assert family.targets(TENSORS) == family.configs(TENSORS) == {}

@@ -1,5 +1,6 @@
 """At full size: published key lists become exactly the models that our configs describe."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,10 @@ import transformers
 import yaml
 
 from fixtures.long import mostly_slow
+from memcard.core.checkpoint import Checkpoint
 from memcard.core.tensors import DTYPES, Spec, Specs
 from memcard.dialects import DIALECTS, Facts, configs, translate
+from memcard.jobs.resolve import starter_folder
 
 LISTS = Path(sd_mecha.__file__).parent / "extensions" / "builtin" / "model_configs"
 FAMILIES = {"sd1": "sd1-ldm", "sdxl": "sdxl-sgm", "sd3": "sd3-comfyui", "flux": "flux-flux"}
@@ -47,8 +50,6 @@ def model_of(config: dict[str, Any]) -> torch.nn.Module:
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("family", mostly_slow(FAMILIES, "sd1"))
 def test_every_weight_of_the_models_has_its_tensor(family: str) -> None:
-    import json
-
     specs = published(FAMILIES[family])
     found = translate(specs, "diffusers")
     texts = {p: json.loads(t) for p, t in configs(specs, family, Facts()).items()}
@@ -94,6 +95,29 @@ def test_diffusers_own_list_of_sdxl_comes_back() -> None:
     assert set(ldm.arrangements) <= {
         n.removeprefix("model.diffusion_model.") for n in published("sdxl-sgm")
     }
+
+
+@pytest.mark.parametrize("family", ["sd1", "sdxl"])
+@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
+def test_no_sampler_clips_latents(family: str, prediction: str) -> None:
+    texts = configs(published(FAMILIES[family]), family, Facts(prediction), whole=True)
+
+    schedule = json.loads(texts["scheduler/scheduler_config.json"])
+
+    assert (schedule["clip_sample"], schedule["set_alpha_to_one"]) == (False, False)
+
+
+def test_the_configs_of_the_starter_are_those_it_was_trained_with(starter: Checkpoint) -> None:
+    texts = configs(starter.specs, "starter", Facts("v_prediction"))
+
+    for component in ("unet", "vae", "text_encoder"):
+        path = f"{component}/config.json"
+        trained = json.loads((starter_folder() / "config" / path).read_text("utf-8"))
+        mine = json.loads(texts[path])
+        # What is padded with is the tokenizer's to say; the model does not look.
+        both = [k for k in mine if k in trained and not k.startswith("_") and k != "pad_token_id"]
+        assert len(both) >= 8
+        assert {key: trained[key] for key in both} == {key: mine[key] for key in both}
 
 
 @pytest.mark.parametrize("name", DIALECTS)

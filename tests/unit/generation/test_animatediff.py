@@ -1,8 +1,6 @@
 """Clips of a motion module are those of diffusers' AnimateDiffPipeline, built by hand from the same weights."""
 
-import socket
 import warnings
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -42,22 +40,6 @@ LINEAR = {
     "set_alpha_to_one": False,
 }  # AnimateDiff's inference.yaml
 SCHEDULERS = {"ddim": "DDIMScheduler", "euler": "EulerDiscreteScheduler"}
-
-
-@pytest.fixture(autouse=True)
-def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*args: object) -> None:
-        raise AssertionError("generation opened a socket")
-
-    monkeypatch.setattr(socket.socket, "connect", refuse)
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")
@@ -235,9 +217,12 @@ def test_a_motion_module_of_another_width_is_refused(still: Pipeline, tmp_path: 
         animated(still, open_file(save(tmp_path / "xl.safetensors", wide)), "xl")
 
 
-def test_another_family_is_refused(still: Pipeline, tmp_path: Path) -> None:
-    with pytest.raises(MismatchError, match=r"goes with Stable Diffusion 1\.x.*sdxl"):
-        animated(replace(still, architecture="sdxl"), motion_file(tmp_path, "v2"), "mm")
+@pytest.mark.parametrize(
+    "other", [{"architecture": "sd2"}, {"architecture": "sdxl", "prediction": "edm"}]
+)
+def test_another_family_is_refused(still: Pipeline, tmp_path: Path, other: dict[str, Any]) -> None:
+    with pytest.raises(MismatchError, match=r"goes with Stable Diffusion 1\.x or XL.*(sd2|edm)"):
+        animated(replace(still, **other), motion_file(tmp_path, "v2"), "mm")
 
 
 def test_a_picture_becomes_a_clip_that_stands_still(moving: Pipeline) -> None:
@@ -248,6 +233,20 @@ def test_a_picture_becomes_a_clip_that_stands_still(moving: Pipeline) -> None:
 
     assert found.shape == (1, 4, 3, 8, 8)
     assert torch.equal(found[:, :, 0], found[:, :, 2])
+
+
+def test_a_clip_is_read_frame_by_frame(moving: Pipeline) -> None:
+    """So that a second pass paints over what the first one made, not over its first frame."""
+    frames = torch.rand(3, 64, 64, 3, generator=generator(0))
+
+    with torch.inference_mode():
+        found = moving.engine.encode_pixels(moving, frames, settings(), generator(1))
+        alone = moving.engine.encode_pixels(moving, frames[0], settings(), generator(1))
+
+    assert found.shape == (1, 4, 3, 8, 8)
+    assert torch.equal(found[:, :, 0], alone[:, :, 0])
+    assert not torch.equal(found[:, :, 0], found[:, :, 2])
+    assert getattr(moving.engine, "reads_clips", False)
 
 
 def test_it_is_the_engine_of_no_family_by_itself() -> None:

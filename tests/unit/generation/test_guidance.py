@@ -47,6 +47,22 @@ def test_rescale_gives_the_contrast_of_the_guess_with_the_prompt() -> None:
     torch.testing.assert_close(found.std(), wanted.std())
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("said", [{"cfg_rescale": 0.7}, {"threshold": 0.995}], ids=" ".join)
+def test_half_precision_gives_the_guess_of_float32_up_to_rounding(
+    said: dict[str, float], dtype: torch.dtype
+) -> None:
+    without, wanted, seen = guesses()
+    at = Mixture(0.6, 0.8)
+    want = combine(without, wanted, settings(**said), seen, at)
+
+    halves = (value.to(dtype) for value in (without, wanted))
+    found = combine(*halves, settings(**said), seen.to(dtype), at)
+
+    assert found.dtype == dtype
+    assert float((found.float() - want).abs().mean()) < (0.01 if dtype == torch.float16 else 0.05)
+
+
 @pytest.mark.parametrize("said", SAID)
 def test_what_a_guess_speaks_of_is_there_and_back(said: str) -> None:
     picture, noise, _ = guesses()

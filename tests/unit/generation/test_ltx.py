@@ -1,8 +1,6 @@
-"""Clips of LTX-Video are those of diffusers' LTXPipeline, built by hand from the same weights."""
+"""Clips of LTX-Video are those of diffusers' own pipelines, built by hand from the same weights."""
 
-import socket
-import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,50 +9,23 @@ import pytest
 import torch
 from torch import Tensor
 
-from fixtures import videos
-from fixtures.diffusers_models import load as tensors_of
-from fixtures.diffusers_models import save
+from fixtures import ltx_clips, videos
 from fixtures.long import mostly_slow
+from fixtures.ltx_clips import PROMPT, in_memory, pipeline_of, reference, settings, single_file
 from memcard.architectures import ARCHITECTURES
 from memcard.core.tensors import DTYPES, Spec, Specs
-from memcard.core.views import Rearranged
 from memcard.dialects import translate
 from memcard.errors import MismatchError, UsageError
-from memcard.formats import open_file
 from memcard.generation.denoise import conditions, decode, denoise
 from memcard.generation.engine import Pipeline
-from memcard.generation.engines.ltx import DECODE_NOISE, DECODE_TIMESTEP, packed, unpacked
+from memcard.generation.engines._ltx_frames import packed, unpacked
 from memcard.generation.latents import generator
-from memcard.generation.load import load
 from memcard.generation.parts import assemble
+from memcard.generation.passes import paint
 from memcard.generation.settings import Settings
 from memcard.generation.settings import resolve as choose
-from memcard.generation.t5_tokenizer import t5_files
 from memcard.generation.words import plain
 from memcard.jobs.convert import convert
-
-PROMPT = "A red fox runs over fresh snow, très vite."
-SMALL = {"width": 32, "height": 64, "frames": 9, "steps": 3}
-
-
-def settings(**said: Any) -> Settings:
-    return choose(ARCHITECTURES["ltx_video"], {}, {**SMALL, **said})
-
-
-@pytest.fixture(autouse=True)
-def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*args: object) -> None:
-        raise AssertionError("generation opened a socket")
-
-    monkeypatch.setattr(socket.socket, "connect", refuse)
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module", params=mostly_slow(videos.VAES, "0.9.1"))
@@ -65,15 +36,7 @@ def version(request: Any) -> str:
 @pytest.fixture(scope="module")
 def single(version: str, tmp_path_factory: Any) -> Path:
     """All in one file, under the names of Lightricks' files and ComfyUI's of the text encoder."""
-    folder = tmp_path_factory.mktemp("ltx")
-    here = open_file(save(folder / "d.safetensors", videos.ltx(version)[1]))
-    ldm = tensors_of(Rearranged(here, translate(here.specs, "ldm").arrangements))
-    return save(folder / "ltx.safetensors", ldm)
-
-
-def pipeline_of(path: Path, **said: Any) -> Pipeline:
-    said = {"device": "cpu", "dtype": "F32", "encoder": True, **said}
-    return load(assemble(open_file(path), path.name), **said)
+    return single_file(tmp_path_factory.mktemp("ltx") / "ltx.safetensors", version)
 
 
 @pytest.fixture(scope="module")
@@ -84,65 +47,22 @@ def mapped(single: Path) -> Pipeline:
 
 @pytest.fixture(scope="module")
 def ours(single: Path) -> Pipeline:
-    """The same in memory of its own, as the reference has them."""
-    found = pipeline_of(single)
-    for module in found.modules.values():
-        state = {name: value.clone() for name, value in module.state_dict().items()}
-        module.load_state_dict(state, assign=True)
-    return found
+    return in_memory(single)
 
 
 @pytest.fixture(scope="module")
 def theirs(version: str, tmp_path_factory: Any) -> Any:
-    from diffusers import FlowMatchEulerDiscreteScheduler, LTXPipeline
-
+    """The pipeline that the release was published with."""
     folder = tmp_path_factory.mktemp("t5")
-    for name, data in t5_files(length=128).items():
-        (folder / name).write_bytes(data)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        from transformers import T5TokenizerFast
-
-        words = T5TokenizerFast.from_pretrained(str(folder))
-        pipe = LTXPipeline(
-            scheduler=FlowMatchEulerDiscreteScheduler(**videos.LTX_SCHEDULER),
-            tokenizer=words,
-            **videos.ltx(version)[0],
-        )
-    pipe.set_progress_bar_config(disable=True)
-    return pipe
+    if version == "0.9.5":
+        return ltx_clips.theirs("LTXConditionPipeline", version, folder)
+    return ltx_clips.theirs("LTXPipeline", version, folder, videos.LTX_SCHEDULER)
 
 
 def clip(pipeline: Pipeline, used: Settings, seed: int) -> tuple[Tensor, Tensor]:
-    """Latents, and frames whose decoder draws from what the seed has left, as in LTXPipeline."""
     told = conditions(pipeline, PROMPT, used.negative, used)
-    latents = denoise(pipeline, told, used, seed)
-    source = generator(seed)
-    pipeline.engine.noise(pipeline, used, source)
-    with torch.inference_mode():
-        engine: Any = pipeline.engine
-        return latents, engine.decode(pipeline, latents, used, source)
-
-
-def reference(pipe: Any, used: Settings, seed: int, output: str) -> Tensor:
-    torch.manual_seed(seed)  # the decoder of 0.9.1 draws from the global source
-    found = pipe(
-        PROMPT,
-        negative_prompt=used.negative,
-        num_inference_steps=used.steps,
-        guidance_scale=used.cfg,
-        guidance_rescale=used.cfg_rescale,
-        height=used.height,
-        width=used.width,
-        num_frames=used.frames,
-        frame_rate=used.fps,
-        decode_timestep=DECODE_TIMESTEP,
-        decode_noise_scale=DECODE_NOISE,
-        generator=torch.Generator("cpu").manual_seed(seed),
-        output_type=output,
-    ).frames
-    shown: Tensor = found if output == "latent" else found[0].permute(0, 2, 3, 1)
-    return shown
+    frames, latents = paint(pipeline, told, used, seed)
+    return latents, frames
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -282,11 +202,12 @@ def test_what_lacks_is_named_with_where_it_may_come_from(
         pipeline_of(tmp_path / "part.safetensors")
 
 
-def test_long_prompts_say_what_was_not_read(ours: Pipeline) -> None:
+def test_long_prompts_say_what_was_not_read(ours: Pipeline, version: str) -> None:
     cut: list[str] = []
     listening = replace(ours, extras={"cut": cut})
+    room = 255 if version == "0.9.5" else 127
 
-    found = ours.engine.encode(listening, plain("word " * 127 + "unheard"), settings())
+    found = ours.engine.encode(listening, plain("word " * room + "unheard"), settings())
 
     assert cut == ["unheard"]
     assert found["mask"].all()

@@ -28,14 +28,6 @@ PROMPT = "a photo of a cat"
 USED = {"width": 64, "height": 64, "steps": 6, "cfg": 4.0, "negative": "blurry"}
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root: Path = tmp_path_factory.mktemp("sd1")

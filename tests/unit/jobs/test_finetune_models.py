@@ -1,6 +1,7 @@
 """A base that learns is told what diffusers' own pipelines tell it; what comes back is the file it was."""
 
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,9 @@ from diffusers import DiffusionPipeline
 from fixtures.diffusers_models import family, save
 from memcard.errors import MismatchError
 from memcard.formats import open_file
+from memcard.generation.load import load
+from memcard.generation.parts import assemble
+from memcard.generation.tokenizer_files import tokenizer_files
 from memcard.jobs._finetune_models import Base, build, read_base
 from memcard.jobs._finetune_tuned import Tuned
 from memcard.jobs.convert import convert
@@ -126,3 +130,56 @@ def test_a_base_is_told_what_it_predicts_where_its_file_does_not_say(base: Base)
     assert read_base(base.source, "x", prediction=other).prediction == other
     with pytest.raises(MismatchError, match="--prediction"):
         read_base(base.source, "x", prediction="flow")
+
+
+@pytest.mark.parametrize("name", ["sd1", pytest.param("sd2", marks=pytest.mark.slow), "sdxl"])
+def test_its_networks_are_those_that_paint(name: str, tmp_path: Path) -> None:
+    save(tmp_path / "d.safetensors", {k: v / 4 for k, v in family(name)[1].items()})
+    with closing(open_file(tmp_path / "d.safetensors")) as checkpoint:
+        painting = load(assemble(checkpoint, name), device="cpu", dtype="BF16", encoder=True)
+        model = build(read_base(checkpoint, name), device="cpu", precision="bf16")
+        mine = {"unet": model.unet, **{text.name: text.module for text in model.texts}}
+
+    for component, module in mine.items():
+        theirs, ours = painting.modules[component].state_dict(), module.state_dict()
+        assert type(module) is type(painting.modules[component])
+        assert list(ours) == list(theirs)
+        assert all(torch.equal(ours[key], theirs[key]) for key in ours)
+    assert {t.dtype for t in model.vae.state_dict().values()} == {torch.float32}
+
+
+def test_what_learns_is_no_window_on_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MEMCARD_IO", "mmap")
+    path = tmp_path / "d.safetensors"
+    save(path, {k: v / 4 for k, v in family("sd1")[1].items()})
+    before = path.read_bytes()
+
+    with closing(open_file(path)) as checkpoint:
+        model = build(read_base(checkpoint, "d"), device="cpu")
+        with torch.no_grad():
+            for module in (model.unet, model.vae, model.texts[0].module):
+                for parameter in module.parameters():
+                    parameter.add_(1)
+
+    assert path.read_bytes() == before
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", ["sd1", "sd2"])
+def test_prompts_are_padded_as_transformers_does(name: str, tmp_path: Path) -> None:
+    from transformers import CLIPTokenizer
+
+    save(tmp_path / "d.safetensors", {k: v / 4 for k, v in family(name)[1].items()})
+    for file, content in tokenizer_files({"sd1": "clip", "sd2": "clip_bang"}[name]).items():
+        (tmp_path / file).write_bytes(content)
+    prompts = ["", "a cat", "a <|endoftext|> in the middle", "long " * 90]
+    theirs = CLIPTokenizer.from_pretrained(str(tmp_path))(
+        prompts, padding="max_length", max_length=77, truncation=True
+    )["input_ids"]
+
+    with closing(open_file(tmp_path / "d.safetensors")) as checkpoint:
+        (text,) = build(read_base(checkpoint, "d"), device="cpu").texts
+
+    assert [text.tokens(prompt)[0] for prompt in prompts] == theirs

@@ -204,7 +204,7 @@ def test_progress_counts_every_step_and_short_runs_give_no_estimate() -> None:
 
 def test_a_long_run_says_how_long(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[Event] = []
-    monkeypatch.setattr("memcard.jobs._generate_paint._LONG", 0.0)
+    monkeypatch.setattr("memcard.jobs._generate_clock._LONG", 0.0)
 
     run("a rocket", progress=seen.append, steps=6, seed=1)
 

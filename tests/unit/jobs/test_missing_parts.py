@@ -53,7 +53,7 @@ def picture(assembly: Assembly) -> torch.Tensor:
 
     pipeline = load(assembly, device="cpu", dtype="F32")
     said = {"width": 32, "height": 32, "steps": 2}
-    used = choose(ARCHITECTURES["flux"], {}, said, {"prediction_type": "flow"})
+    used = choose(ARCHITECTURES[assembly.family], {}, said, {"prediction_type": "flow"})
     told = conditions(pipeline, "a cat", "", used)
     return decode(pipeline, denoise(pipeline, told, used, 1), used)
 
@@ -195,8 +195,39 @@ def test_sd3_says_that_it_goes_without_t5(tmp_path: Path, home: Layout) -> None:
 
     assert (found.missing, opened) == ((), ())
     assert notes == (
-        "Without T5-XXL: long descriptions and lettering suffer. Name one with --text-encoder.",
+        "Without T5-XXL: long descriptions and lettering suffer. Name one with --text-encoder, or keep one in the library.",
     )
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_sd3_takes_its_t5_from_the_library(tmp_path: Path, home: Layout) -> None:
+    without = flow_models.files("sd3", tmp_path, "text_encoder_3")["single file"]
+    t5 = save(tmp_path / "t5xxl_fp16.safetensors", flow_models.lone("sd3", tmp_path)["t5xxl"])
+    add(home, [t5])
+    alone, whole = (
+        assemble(open_file(p), "sd3") for p in (without, tmp_path / "whole.safetensors")
+    )
+
+    found, opened, notes = complete(alone)
+
+    assert notes == ("T5-XXL from 't5xxl_fp16' of the library.",)
+    assert len(opened) == 1
+    assert complete(alone, library=False)[0].parts.keys() == alone.parts.keys()
+    assert torch.equal(picture(found), picture(whole))
+    assert not torch.equal(picture(found), picture(alone))
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_t5_of_another_width_is_left_in_the_library(
+    files: dict[str, Path], tmp_path: Path, home: Layout
+) -> None:
+    path = flow_models.files("sd3", tmp_path, "text_encoder_3")["single file"]
+    add(home, [files["t5xxl"]])
+
+    found, opened, notes = complete(assemble(open_file(path), "sd3"))
+
+    assert ("text_encoder_3" in found.parts, opened) == (False, ())
+    assert notes[0].startswith("Without T5-XXL")
 
 
 @pytest.mark.filterwarnings("ignore")

@@ -1,4 +1,4 @@
-"""What models trained by flow matching share: their time steps.
+"""What models trained by flow matching share: their time steps, and how many frames a clip can have.
 
 Source: Esser et al. 2024, arXiv:2403.03206, section 5.3.2 (more tokens, more noise); diffusers
 ``pipeline_flux.py``, ``calculate_shift``.
@@ -7,6 +7,7 @@ Source: Esser et al. 2024, arXiv:2403.03206, section 5.3.2 (more tokens, more no
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from memcard.generation._engine import quiet
@@ -46,3 +47,21 @@ def shift(family: Mapping[str, Any], tokens: int, most: float = 1.15) -> float:
     slope = (high - low) / (many - few)
     found: float = tokens * slope + (low - slope * few)
     return found
+
+
+def whole_frames(settings: Settings, time: int, title: str) -> tuple[Settings, tuple[str, ...]]:
+    """Return settings with the nearest number of frames that can be made, and what changed.
+
+    Args:
+        settings: frames 1 or more.
+        time: frames that the autoencoder makes of one latent frame; of the first it makes one.
+        title: of the engine.
+    """
+    frames = int((settings.frames - 1) / time + 0.5) * time + 1
+    if frames == settings.frames:
+        return settings, ()
+    note = (
+        f"{title} makes one frame more than a multiple of {time}: {frames} frames, not "
+        f"{settings.frames}."
+    )
+    return replace(settings, frames=frames), (note,)

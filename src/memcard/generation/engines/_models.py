@@ -23,6 +23,13 @@ def unet(config: Mapping[str, Any]) -> nn.Module:
     return _made(UNet2DConditionModel, config)
 
 
+def controlnet(config: Mapping[str, Any]) -> nn.Module:
+    """Return a ControlNetModel on the meta device."""
+    from diffusers.models.controlnets.controlnet import ControlNetModel
+
+    return _made(ControlNetModel, config)
+
+
 def vae(config: Mapping[str, Any]) -> nn.Module:
     """Return an AutoencoderKL on the meta device."""
     from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL

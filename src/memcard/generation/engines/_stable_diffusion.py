@@ -11,8 +11,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from torch import Generator, Tensor, nn
+from torch import Tensor, nn
 
+from memcard.generation import instruct
 from memcard.generation.clip_words import clip_states
 from memcard.generation.engine import Cond, Pipeline
 from memcard.generation.engines import _models, _unet
@@ -20,7 +21,7 @@ from memcard.generation.settings import Settings
 from memcard.generation.words import Words
 
 
-class StableDiffusion:
+class StableDiffusion(_unet.OnePicture):
     """One UNet, told by one text encoder."""
 
     title = "Stable Diffusion"
@@ -28,12 +29,19 @@ class StableDiffusion:
     families: tuple[str, ...] = ("starter", "sd1", "sd2")
     components: tuple[str, ...] = ("text_encoder", "unet", "vae")
     optional: tuple[str, ...] = ()
-    variants: tuple[str, ...] = ("v-prediction", "zero terminal SNR", "inpainting")
+    variants: tuple[str, ...] = (
+        *("v-prediction", "zero terminal SNR", "inpainting", "instruct-pix2pix", "depth"),
+    )
+    vae_encoder: tuple[str, ...] = ("encoder", "quant_conv")
 
     def empty(self, component: str, config: Mapping[str, Any]) -> nn.Module:
         """Build a component on the meta device."""
-        kinds = {"unet": _models.unet, "vae": _models.vae}
-        return kinds.get(component, _models.clip)(config)
+        kinds = {"unet": _models.unet, "vae": _models.vae, "controlnet": _models.controlnet}
+        return kinds.get(component.partition(".")[0], _models.clip)(config)
+
+    def usual(self, pipeline: Pipeline) -> Mapping[str, Any]:
+        """Return the settings of models that differ from their family."""
+        return dict(instruct.USUAL) if instruct.instructed(pipeline) else {}
 
     def encode(
         self, pipeline: Pipeline, words: Words, settings: Settings, *, negative: bool = False
@@ -49,10 +57,6 @@ class StableDiffusion:
         )
         return {"states": states}
 
-    def noise(self, pipeline: Pipeline, settings: Settings, source: Generator) -> Tensor:
-        """Return unit noise, [1, channels, height, width]."""
-        return _unet.noise(pipeline, settings, source)
-
     def scheduler(self, pipeline: Pipeline, settings: Settings) -> Any:
         """Return the scheduler with its time steps set."""
         return _unet.scheduler(pipeline, settings)
@@ -62,22 +66,4 @@ class StableDiffusion:
     ) -> Tensor:
         """Ask the UNet."""
         del settings
-        found: Tensor = pipeline.denoiser(
-            _unet.beside(latents, cond),
-            moment,
-            encoder_hidden_states=cond["states"],
-            return_dict=False,
-        )[0]
-        return found
-
-    def decode(self, pipeline: Pipeline, latents: Tensor, settings: Settings) -> Tensor:
-        """Return one picture."""
-        del settings
-        return _unet.decode(pipeline, latents)
-
-    def encode_pixels(
-        self, pipeline: Pipeline, pixels: Tensor, settings: Settings, source: Generator
-    ) -> Tensor:
-        """Return the latents of a picture."""
-        del settings
-        return _unet.encode_pixels(pipeline, pixels, source)
+        return _unet.ask(pipeline, latents, moment, cond)

@@ -5,26 +5,32 @@ the same weights (``tests/unit/generation/test_flux.py``). Latents are packed: [
 token for 2 x 2 latents.
 
 Dev was distilled from guided guesses: the guidance is an input (``Settings.guidance``), and ``cfg`` above 1
-runs it twice on top of that. Schnell takes no guidance.
+runs it twice on top of that. Schnell takes no guidance. Fill, Canny, Depth and Kontext see a picture beside
+the noise (``_flux.py``).
 
 Source: black-forest-labs/flux ``sampling.py``; diffusers ``pipeline_flux.py``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, Final
+from collections.abc import Callable, Collection, Mapping
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import torch
 from torch import Generator, Tensor, nn
 
 from memcard.generation.engine import Cond, Pipeline
-from memcard.generation.engines import _flow, _models, _unet
+from memcard.generation.engines import _flow, _flux, _models, _unet
+from memcard.generation.engines._flux import packed, unpacked
 from memcard.generation.latents import noise as unit_noise
 from memcard.generation.settings import Settings
 from memcard.generation.t5 import t5_states
 from memcard.generation.words import Words
+
+if TYPE_CHECKING:
+    from memcard.generation.denoise import Start
+    from memcard.generation.passes import Picture
 
 TOKENS: Final = 512  # of a prompt, for dev
 TOKENS_SCHNELL: Final = 256
@@ -33,14 +39,16 @@ GUIDANCE: Final = 3.5  # what dev is told if nobody says
 
 
 class Flux:
-    """Pictures from Flux.1 dev and schnell."""
+    """Pictures from Flux.1 dev and schnell, and from Fill, Canny, Depth and Kontext."""
 
     title = "Flux.1"
     source = "https://github.com/black-forest-labs/flux"
     families: tuple[str, ...] = ("flux",)
     components: tuple[str, ...] = ("text_encoder", "text_encoder_2", "transformer", "vae")
     optional: tuple[str, ...] = ()
-    variants: tuple[str, ...] = ("dev", "schnell")
+    variants: tuple[str, ...] = ("dev", "schnell", "Kontext", "fill", "canny or depth")
+    edits = True  # Kontext; a model of the layout of dev may be told to
+    vae_encoder: tuple[str, ...] = ("encoder", "quant_conv")
 
     def empty(self, component: str, config: Mapping[str, Any]) -> nn.Module:
         """Build a component on the meta device; CLIP without a projection, whatever its file has."""
@@ -50,8 +58,37 @@ class Flux:
         return kinds[component](config)
 
     def usual(self, pipeline: Pipeline) -> Mapping[str, Any]:
-        """Return the settings of this very model that differ from its family's: those of schnell."""
-        return {} if _guided(pipeline) else {"steps": STEPS_SCHNELL, "guidance": None}
+        """Return the settings of this very model that differ from its family's, which are those of dev."""
+        few = {} if _guided(pipeline) else {"steps": STEPS_SCHNELL, "guidance": None}
+        return {**_flux.usual(pipeline), **few}
+
+    def strength(self, pipeline: Pipeline, settings: Settings) -> float | None:
+        """Return how much of a picture is painted anew if nobody says: all by Fill and Kontext, else None."""
+        return 1.0 if settings.edit or _flux.kind(pipeline) == "fill" else None
+
+    def check(self, pipeline: Pipeline, settings: Settings, given: Collection[str]) -> None:
+        """Refuse pictures that the model cannot use, and a run without those that it needs.
+
+        Raises:
+            UsageError: says what the model is and what to name.
+        """
+        _flux.check(pipeline, settings, given)
+
+    def reads(
+        self, pipeline: Pipeline, settings: Settings, size: tuple[int, int]
+    ) -> tuple[int, int] | None:
+        """Return the size in which Kontext looks at a picture of ``size``; None: that of the run."""
+        return _flux.reads(pipeline, settings, size)
+
+    def start(
+        self,
+        pipeline: Pipeline,
+        picture: Picture | None,
+        control: Tensor | None,
+        settings: Settings,
+    ) -> Callable[[Generator], Start] | None:
+        """Return what gives the beginning of a run; None: as with any other model."""
+        return _flux.start(pipeline, picture, control, settings)
 
     def encode(
         self, pipeline: Pipeline, words: Words, settings: Settings, *, negative: bool = False
@@ -75,8 +112,8 @@ class Flux:
     def noise(self, pipeline: Pipeline, settings: Settings, source: Generator) -> Tensor:
         """Return unit noise, [1, tokens, channels]; drawn as [channels / 4, height, width]."""
         rows, columns = _grid(pipeline, settings)
-        channels = int(pipeline.configs["transformer"]["in_channels"]) // 4
-        return packed(unit_noise((channels, 2 * rows, 2 * columns), source))
+        size = _flux.latent_channels(pipeline), 2 * rows, 2 * columns
+        return packed(unit_noise(size, source))
 
     def scheduler(self, pipeline: Pipeline, settings: Settings) -> Any:
         """Return the scheduler with its time steps set: even ones, shifted by the size for dev."""
@@ -93,17 +130,19 @@ class Flux:
         if _guided(pipeline):
             value = GUIDANCE if settings.guidance is None else settings.guidance
             guidance = torch.full([count], value, device=device, dtype=torch.float32)
+        where = _flux.places(*_grid(pipeline, settings)).to(device)
+        seen, where = _flux.joined(latents, where, cond)
         found: Tensor = pipeline.denoiser(
-            hidden_states=latents,
+            hidden_states=seen,
             timestep=moment.expand(count).to(latents.dtype) / 1000,
             guidance=guidance,
             pooled_projections=cond["pooled"],
             encoder_hidden_states=cond["states"],
             txt_ids=torch.zeros(cond["states"].shape[1], 3, device=device),
-            img_ids=_places(*_grid(pipeline, settings)).to(device),
+            img_ids=where,
             return_dict=False,
         )[0]
-        return found
+        return found[:, : latents.shape[1]]
 
     def decode(self, pipeline: Pipeline, latents: Tensor, settings: Settings) -> Tensor:
         """Return one picture."""
@@ -117,29 +156,8 @@ class Flux:
         return packed(_unet.encode_pixels(pipeline, pixels, source))
 
     def mask(self, pipeline: Pipeline, mask: Tensor) -> Tensor:
-        """Return a mask of pixels, [height, width] in 0..1, in the layout of the latents.
-
-        Each latent takes the pixel at its corner, as diffusers' FluxInpaintPipeline does.
-        """
-        size = [side // pipeline.factor for side in mask.shape]
-        small = torch.nn.functional.interpolate(mask[None, None].float(), size=size)
-        channels = int(pipeline.configs["transformer"]["in_channels"]) // 4
-        return packed(small.expand(1, channels, *size)).to(pipeline.device, pipeline.dtype)
-
-
-def packed(latents: Tensor) -> Tensor:
-    """Return [n, height / 2 * width / 2, 4 * channels] of [n, channels, height, width]."""
-    count, channels, height, width = latents.shape
-    found = latents.reshape(count, channels, height // 2, 2, width // 2, 2)
-    found = found.permute(0, 2, 4, 1, 3, 5)
-    return found.reshape(count, height // 2 * (width // 2), channels * 4)
-
-
-def unpacked(latents: Tensor, rows: int, columns: int) -> Tensor:
-    """Return [n, channels, 2 * rows, 2 * columns] of [n, rows * columns, 4 * channels]."""
-    count, _, channels = latents.shape
-    found = latents.reshape(count, rows, columns, channels // 4, 2, 2)
-    return found.permute(0, 3, 1, 4, 2, 5).reshape(count, channels // 4, 2 * rows, 2 * columns)
+        """Return a mask of pixels, [height, width] in 0..1, in the layout of the latents."""
+        return _flux.corners(pipeline, mask).to(pipeline.device, pipeline.dtype)
 
 
 def _guided(pipeline: Pipeline) -> bool:
@@ -151,14 +169,6 @@ def _grid(pipeline: Pipeline, settings: Settings) -> tuple[int, int]:
     """Return rows and columns of tokens."""
     side = pipeline.factor * 2
     return settings.height // side, settings.width // side
-
-
-def _places(rows: int, columns: int) -> Tensor:
-    """Return where each token lies: [tokens, 3], the first of the three is not used."""
-    found = torch.zeros(rows, columns, 3)
-    found[..., 1] += torch.arange(rows)[:, None]
-    found[..., 2] += torch.arange(columns)[None]
-    return found.reshape(rows * columns, 3)
 
 
 PLUGIN = Flux()

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 import torch
-from torch import Generator, Tensor, nn
+from torch import Tensor, nn
 from torch.nn.functional import pad
 
 from memcard.errors import MismatchError, UsageError
@@ -28,7 +28,7 @@ TOKENS: Final = 256  # of a prompt for T5, as in training
 _SHIFT: Final = 1.16  # the largest, where sizes shift and the config does not say it
 
 
-class StableDiffusion3:
+class StableDiffusion3(_unet.OnePicture):
     """Pictures from Stable Diffusion 3 and 3.5."""
 
     title = "Stable Diffusion 3"
@@ -40,6 +40,7 @@ class StableDiffusion3:
     )
     optional: tuple[str, ...] = ("text_encoder_3",)
     variants: tuple[str, ...] = ("3.0 medium", "3.5 medium", "3.5 large")
+    vae_encoder: tuple[str, ...] = ("encoder", "quant_conv")
 
     def empty(self, component: str, config: Mapping[str, Any]) -> nn.Module:
         """Build a component on the meta device.
@@ -103,10 +104,6 @@ class StableDiffusion3:
         tokenizer = pipeline.tokenizers["text_encoder_3"]
         return t5_states(module, tokenizer, words, TOKENS, extras=pipeline.extras)[0]
 
-    def noise(self, pipeline: Pipeline, settings: Settings, source: Generator) -> Tensor:
-        """Return unit noise, [1, channels, height, width]."""
-        return _unet.noise(pipeline, settings, source)
-
     def scheduler(self, pipeline: Pipeline, settings: Settings) -> Any:
         """Return the scheduler with its time steps set."""
         patch = pipeline.factor * int(pipeline.configs["transformer"]["patch_size"])
@@ -126,18 +123,6 @@ class StableDiffusion3:
             return_dict=False,
         )[0]
         return found
-
-    def decode(self, pipeline: Pipeline, latents: Tensor, settings: Settings) -> Tensor:
-        """Return one picture."""
-        del settings
-        return _unet.decode(pipeline, latents)
-
-    def encode_pixels(
-        self, pipeline: Pipeline, pixels: Tensor, settings: Settings, source: Generator
-    ) -> Tensor:
-        """Return the latents of a picture, [1, channels, height, width]."""
-        del settings
-        return _unet.encode_pixels(pipeline, pixels, source)
 
 
 def _projected(config: Mapping[str, Any]) -> bool:

@@ -5,12 +5,14 @@ Source: Podell et al. 2023, arXiv:2307.01952; diffusers ``pipeline_stable_diffus
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor
+from collections.abc import Mapping
+from typing import Any
 
+import torch
+
+from memcard.generation import edm
 from memcard.generation.clip_words import clip_states
 from memcard.generation.engine import Cond, Pipeline
-from memcard.generation.engines import _unet
 from memcard.generation.engines._stable_diffusion import StableDiffusion
 from memcard.generation.settings import Settings
 from memcard.generation.words import Words
@@ -23,6 +25,11 @@ class StableDiffusionXL(StableDiffusion):
     source = "arXiv:2307.01952"
     families = ("sdxl",)
     components = ("text_encoder", "text_encoder_2", "unet", "vae")
+    variants = (*StableDiffusion.variants, *edm.VARIANTS)
+
+    def usual(self, pipeline: Pipeline) -> Mapping[str, Any]:
+        """Return the settings of models that differ from their family."""
+        return {**super().usual(pipeline), **edm.usual(pipeline)}
 
     def encode(
         self, pipeline: Pipeline, words: Words, settings: Settings, *, negative: bool = False
@@ -47,20 +54,6 @@ class StableDiffusionXL(StableDiffusion):
         if negative and not words.text:  # as it was trained: nothing is zeros, not an empty text
             cond |= {"states": torch.zeros_like(side), "pooled": torch.zeros_like(pooled)}
         return cond
-
-    def predict(
-        self, pipeline: Pipeline, latents: Tensor, moment: Tensor, cond: Cond, settings: Settings
-    ) -> Tensor:
-        """Ask the UNet."""
-        del settings
-        found: Tensor = pipeline.denoiser(
-            _unet.beside(latents, cond),
-            moment,
-            encoder_hidden_states=cond["states"],
-            added_cond_kwargs={"text_embeds": cond["pooled"], "time_ids": cond["sizes"]},
-            return_dict=False,
-        )[0]
-        return found
 
 
 PLUGIN = StableDiffusionXL()

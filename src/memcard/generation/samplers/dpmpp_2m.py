@@ -10,4 +10,5 @@ PLUGIN = Sampler(
     automatic="karras",
     flow="scheduling_dpmsolver_multistep.DPMSolverMultistepScheduler",
     flow_options={"use_flow_sigmas": True, "prediction_type": "flow_prediction"},
+    edm="scheduling_edm_dpmsolver_multistep.EDMDPMSolverMultistepScheduler",
 )

@@ -19,4 +19,6 @@ PLUGIN = Sampler(
         "use_flow_sigmas": True,
         "prediction_type": "flow_prediction",
     },
+    edm="scheduling_edm_dpmsolver_multistep.EDMDPMSolverMultistepScheduler",
+    edm_options={"algorithm_type": "sde-dpmsolver++"},
 )

@@ -10,4 +10,6 @@ PLUGIN = Sampler(
     options={"solver_order": 3},
     flow="scheduling_dpmsolver_multistep.DPMSolverMultistepScheduler",
     flow_options={"solver_order": 3, "use_flow_sigmas": True, "prediction_type": "flow_prediction"},
+    edm="scheduling_edm_dpmsolver_multistep.EDMDPMSolverMultistepScheduler",
+    edm_options={"solver_order": 3},
 )

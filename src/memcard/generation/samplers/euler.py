@@ -8,4 +8,5 @@ PLUGIN = Sampler(
     diffusers="scheduling_euler_discrete.EulerDiscreteScheduler",
     source="arXiv:2206.00364",
     flow="scheduling_flow_match_euler_discrete.FlowMatchEulerDiscreteScheduler",
+    edm="scheduling_edm_euler.EDMEulerScheduler",
 )

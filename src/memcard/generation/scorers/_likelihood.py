@@ -10,6 +10,7 @@ classifiers", arXiv:2303.15233.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final
@@ -19,7 +20,9 @@ from torch import Tensor
 
 from memcard.errors import UsageError
 from memcard.generation.engine import Cond, Pipeline
+from memcard.generation.guidance import guess_of, mixture
 from memcard.generation.latents import generator
+from memcard.generation.sampler import EDM
 from memcard.generation.scorer import Bench, Shot
 from memcard.generation.settings import Settings
 from memcard.generation.words import plain
@@ -28,6 +31,10 @@ from memcard.generation.words import plain
 # no noise needs no prompt, almost only noise shows no picture (arXiv:2303.16203, figure 3).
 LOOKS: Final = (0.1, 0.25, 0.4, 0.55, 0.7, 0.85)
 _BATCH_SMALL, _BATCH_LARGE = 16, 1
+_LEVELS: Final = (
+    0.03,
+    14.6,
+)  # noise levels of Stable Diffusion, where a model has no last one of its own
 _LAST: Final = "last errors"
 _NOISE: Final = 20_230_316  # seed of the noise; the same for every picture and prompt
 
@@ -120,6 +127,8 @@ def _noised(
         last = int(pipeline.configs["scheduler"].get("num_train_timesteps", 1000))
         moment = torch.tensor(at * last, device=clean.device, dtype=torch.float32)
         return (1 - at) * clean + at * noise, noise - clean, moment
+    if settings.prediction_type in EDM:
+        return _noised_edm(pipeline, settings, clean, noise, at)
     scheduler = pipeline.engine.scheduler(
         pipeline, replace(settings, sampler="ddim", schedule="normal", steps=10)
     )
@@ -130,3 +139,16 @@ def _noised(
     is_v = settings.prediction_type == "v_prediction"
     target = signal * noise - rest * clean if is_v else noise
     return noisy, target, torch.tensor(step, device=clean.device)
+
+
+def _noised_edm(
+    pipeline: Pipeline, settings: Settings, clean: Tensor, noise: Tensor, at: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """As ``_noised``, at a share of the levels of Stable Diffusion: beyond them nothing is told apart."""
+    chosen = replace(settings, sampler="euler", schedule="karras", steps=2)
+    scheduler = pipeline.engine.scheduler(pipeline, chosen)
+    level = math.exp(math.log(_LEVELS[0]) + at * (math.log(_LEVELS[1]) - math.log(_LEVELS[0])))
+    moment = torch.tensor(math.log(level) / 4, device=clean.device)
+    mixed = mixture(scheduler, moment, settings.prediction_type)
+    noisy = mixed.signal * clean + mixed.noise * noise
+    return noisy, guess_of(clean, noisy, mixed, settings.prediction_type), moment
