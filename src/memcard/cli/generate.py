@@ -46,6 +46,14 @@ from memcard.cli._types import Control, Numbers, Rule, Size, WeightedLora
     help="Use another text encoder, or one that the checkpoint lacks; repeatable.",
 )
 @click.option(
+    "--no-t5",
+    "t5",
+    flag_value=False,
+    default=None,
+    type=bool,
+    help="Do without T5 where the family can (Stable Diffusion 3): much less memory.",
+)
+@click.option(
     "--embedding",
     "embeddings",
     multiple=True,

@@ -78,6 +78,7 @@ class ImageInfo:
             ``prediction_type``, ``hires_scale``, ``hires_steps``, ``hires_upscaler``; only what is said.
         checkpoint, vae: None if nothing is said.
         loras, embeddings: in the order of the text.
+        parts: files that gave what the checkpoint lacks.
         seed: 0..2**64-1.
         architecture: the model family, where it is said.
         recipe: id of the recipe that makes the checkpoint; only of pictures made here.
@@ -93,6 +94,7 @@ class ImageInfo:
     vae: Used | None = None
     loras: tuple[UsedLora, ...] = ()
     embeddings: tuple[Used, ...] = ()
+    parts: tuple[Used, ...] = ()
     seed: int | None = None
     architecture: str | None = None
     recipe: str | None = None

@@ -73,6 +73,8 @@ def _ours(texts: Mapping[str, str]) -> ImageInfo | None:
     if isinstance(upscaler := second.get("upscaler"), str):
         texts_of["hires_upscaler"] = upscaler
     texts_of |= _beside(said)
+    if said.get("t5") is False:
+        flags["t5"] = False
     if "clip_skip" in values:
         values["clip_skip"] = usual_clip_skip(values["clip_skip"], architecture)
     info = ImageInfo(
@@ -82,6 +84,7 @@ def _ours(texts: Mapping[str, str]) -> ImageInfo | None:
         vae=_file(said.get("vae")),
         loras=tuple(_our_lora(entry, tagged) for entry in _sections(said.get("loras"))),
         embeddings=tuple(filter(None, map(_file, _sections(said.get("embeddings"))))),
+        parts=tuple(filter(None, map(_file, _sections(said.get("parts"))))),
         seed=numbers({"seed": said.get("seed")}, notes).get("seed"),
         architecture=architecture,
         recipe=_text(said.get("recipe")) or None,

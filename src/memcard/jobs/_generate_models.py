@@ -41,6 +41,7 @@ class Wanted:
         named: the first of ``loras`` that the prompt names; those before come from the caller.
         vae: another VAE, or only its decoder.
         text_encoders: files of text encoders, and of any other part but the denoiser.
+        t5: whether a T5 that the family can do without is used, be it in the checkpoint or in the library.
         embeddings: textual inversions.
         motion: a motion module, which makes clips.
         encoder: also the half of the VAE that reads pictures.
@@ -58,6 +59,7 @@ class Wanted:
     encoder: bool = False
     blocks: tuple[tuple[str, float], ...] = ()
     controls: tuple[str | Path, ...] = ()
+    t5: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +72,7 @@ class Loaded:
         path: of its file.
         metadata: of the checkpoint, its card among it.
         loras, vae, embeddings: what pictures say about them.
+        lent: paths or names of the files that gave what the checkpoint lacks.
     """
 
     pipeline: Pipeline
@@ -79,11 +82,22 @@ class Loaded:
     loras: tuple[Mapping[str, Any], ...] = ()
     vae: Mapping[str, str] | None = None
     embeddings: tuple[Mapping[str, str], ...] = ()
+    lent: tuple[str | Path, ...] = ()
 
     @property
     def sha256(self) -> str:
         """SHA-256 of the checkpoint's file; one that is not known yet is read for it."""
         return sha256_of(self.path)
+
+    def parts(self) -> dict[str, Any]:
+        """Return what pictures say about the files that gave what the checkpoint lacks."""
+        found: dict[str, Any] = {}
+        if self.lent:
+            found["parts"] = [facts(ref) for ref in self.lent]
+        engine, modules = self.pipeline.engine, self.pipeline.modules
+        if engine.optional and not any(name in modules for name in engine.optional):
+            found["t5"] = False
+        return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +107,7 @@ class Ready:
     Attributes:
         opened: the files.
         assembly: their parts.
-        name, path, metadata, loras, vae: as of ``Loaded``; the metadata without a card of the library.
+        name, path, metadata, loras, vae, lent: as of ``Loaded``; the metadata without a card of the library.
         stamps: of the files that the user named, when they were opened.
     """
 
@@ -105,6 +119,7 @@ class Ready:
     loras: tuple[Mapping[str, Any], ...]
     vae: Mapping[str, str] | None
     stamps: object
+    lent: tuple[str | Path, ...] = ()
 
     def close(self) -> None:
         """Close the files."""
@@ -212,7 +227,7 @@ class Models:
                 open_with_loras(wanted.checkpoint, wanted.loras, blocks=wanted.blocks)
             )
             name = shown(wanted.checkpoint)
-            assembly = self._completed(assemble(checkpoint, name), wanted)
+            assembly, lent = self._completed(assemble(checkpoint, name), wanted)
             loras = tuple(
                 lora_facts(lora, in_prompt=i >= wanted.named) for i, lora in enumerate(wanted.loras)
             )
@@ -222,6 +237,7 @@ class Models:
                 loras=loras,
                 vae=None if wanted.vae is None else facts(wanted.vae),
                 stamps=stamps,
+                lent=lent,
             )
         except BaseException:
             for opened in self._open:
@@ -248,6 +264,7 @@ class Models:
             loras=ready.loras,
             vae=ready.vae,
             embeddings=embeddings,
+            lent=ready.lent,
         )
 
     def _frugal(self, pipeline: Pipeline) -> Pipeline:
@@ -268,23 +285,29 @@ class Models:
         supply(checkpoint, self.cache.supply)
         return checkpoint
 
-    def _completed(self, assembly: Assembly, wanted: Wanted) -> Assembly:
-        """Return the assembly with what the user names, and with what the library has for the rest."""
+    def _completed(
+        self, assembly: Assembly, wanted: Wanted
+    ) -> tuple[Assembly, tuple[str | Path, ...]]:
+        """Return the assembly with what the user names and the library has, and the files of it."""
         from memcard.generation.parts import with_vae
         from memcard.jobs._missing_parts import complete
 
         if wanted.vae is not None:
             vae = self._kept(resolve(wanted.vae))
             assembly = with_vae(assembly, vae, shown(wanted.vae))
-        assembly, opened, notes = complete(assembly, wanted.text_encoders)
+        before = assembly
+        assembly, opened, notes = complete(assembly, wanted.text_encoders, t5=wanted.t5)
         for checkpoint in opened:
             self._kept(checkpoint)
+        named = {shown(ref) for ref in wanted.text_encoders}
+        new = [part for name, part in assembly.parts.items() if part is not before.parts.get(name)]
+        lent = dict.fromkeys(part.label for part in new if part.label not in named)
         for ref in wanted.controls:
             from memcard.generation.control import with_control
 
             assembly = with_control(assembly, self._kept(resolve(ref)), shown(ref))
         notice(self.progress, notes)
-        return assembly
+        return assembly, (*wanted.text_encoders, *lent)
 
     def _taught(
         self, pipeline: Pipeline, refs: Sequence[str | Path]

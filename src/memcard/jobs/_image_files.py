@@ -25,6 +25,7 @@ _KINDS: Final = {
     "checkpoint": frozenset({"checkpoint", "denoiser", "delta", "unknown"}),
     "LoRA": frozenset({"lora", "unknown"}),
     "VAE": frozenset({"vae", "checkpoint", "unknown"}),
+    "part": frozenset({"text_encoder", "vae", "checkpoint", "unknown"}),
     "embedding": frozenset({"embedding", "unknown"}),
 }
 

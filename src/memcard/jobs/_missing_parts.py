@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from memcard.core.checkpoint import Checkpoint
 from memcard.dialects import DIALECTS
-from memcard.errors import MemcardError, MismatchError
+from memcard.errors import MemcardError, MismatchError, UsageError
 from memcard.jobs._part_sources import sources_of
 from memcard.jobs.ls import Entry, ls
 from memcard.jobs.resolve import label, resolve
@@ -41,7 +42,11 @@ _OTHER_VAE: Final = {
 
 
 def complete(
-    assembly: Assembly, refs: Sequence[str | Path] = (), *, library: bool = True
+    assembly: Assembly,
+    refs: Sequence[str | Path] = (),
+    *,
+    library: bool = True,
+    t5: bool = True,
 ) -> tuple[Assembly, tuple[Checkpoint, ...], tuple[str, ...]]:
     """Return the assembly with the parts it lacked.
 
@@ -51,12 +56,14 @@ def complete(
             main file. A VAE among them is taken if there is none.
         library: look there for what is still missing, the newest first; also for what the model
             can do without but is better with.
+        t5: False: leave out a T5 that the model can do without, also one of its own.
 
     Returns:
         The assembly, the checkpoints opened for it (keep them open while the pipeline lives), and where
         each part was found, one sentence each.
 
     Raises:
+        UsageError: the model cannot do without its T5.
         MismatchError: a file of ``refs`` holds nothing that fits, or parts are missing; says which, what
             they are usually called and where they come from.
     """
@@ -66,14 +73,16 @@ def complete(
         for ref in refs:
             opened.append(resolve(ref))
             assembly = _with_named(assembly, opened[-1], label(str(ref)))
-        if library and _lacking(assembly):
-            assembly = _from_library(assembly, opened, notes)
+        if not t5:
+            assembly = _bare(assembly)
+        if library and (_lacking(assembly) if t5 else assembly.missing):
+            assembly = _from_library(assembly, opened, notes, t5=t5)
         _refuse_missing(assembly, library=library)
     except BaseException:
         for checkpoint in opened:
             checkpoint.close()
         raise
-    if note := _without(assembly):
+    if t5 and (note := _without(assembly)):
         notes.append(note)
     return assembly, tuple(opened), tuple(notes)
 
@@ -100,14 +109,27 @@ def _lacking(assembly: Assembly) -> tuple[str, ...]:
     return (*assembly.missing, *optional)
 
 
-def _from_library(assembly: Assembly, opened: list[Checkpoint], notes: list[str]) -> Assembly:
+def _bare(assembly: Assembly) -> Assembly:
+    """Return the assembly without what it can do without."""
+    if not assembly.engine.optional:
+        raise UsageError(
+            f"{_title(assembly)} cannot do without any of its text encoders. Leave --no-t5 out."
+        )
+    kept = {n: part for n, part in assembly.parts.items() if n not in assembly.engine.optional}
+    return replace(assembly, parts=kept)
+
+
+def _from_library(
+    assembly: Assembly, opened: list[Checkpoint], notes: list[str], *, t5: bool = True
+) -> Assembly:
     from memcard.generation.lone_parts import lone_parts
 
     home = Layout(default_home())
     if not exists(home):
         return assembly
     for count, (entry, own) in enumerate(_candidates(home, assembly), 1):
-        if not _lacking(assembly) or count > _MOST:
+        lacking = _lacking(assembly) if t5 else assembly.missing
+        if not lacking or count > _MOST:
             break
         try:
             checkpoint = resolve(entry.name)
@@ -115,7 +137,7 @@ def _from_library(assembly: Assembly, opened: list[Checkpoint], notes: list[str]
             continue  # what cannot be read now gives nothing; `memcard verify` is for that
         try:
             found = lone_parts(checkpoint, assembly, entry.name)
-            taken = [found[n] for n in _lacking(assembly) if n in found and _may(n, entry, own)]
+            taken = [found[n] for n in lacking if n in found and _may(n, entry, own)]
         except MemcardError:
             taken = []
         if not taken:

@@ -90,6 +90,7 @@ def run(
     seed: int | None = None,
     vae: str | Path | None = None,
     text_encoders: Sequence[str | Path] = (),
+    t5: bool = True,
     embeddings: Sequence[str | Path] = (),
     motion: str | Path | None = None,
     controls: Sequence[Net] = (),
@@ -128,6 +129,7 @@ def run(
             device, whatever else is in the run.
         vae: another VAE, or only its decoder.
         text_encoders: files of text encoders that stand in for those of the checkpoint, or that it lacks.
+        t5: False: do without a T5 where the family can (Stable Diffusion 3), which saves much memory.
         embeddings: textual inversions; a prompt names one by its file's name.
         motion: a motion module (AnimateDiff) that makes clips of a Stable Diffusion 1 or XL checkpoint.
         controls: ControlNets, each (path or name, strength), or (path or name, strength, start, end) with the
@@ -174,6 +176,7 @@ def run(
         seed=seed,
         vae=vae,
         text_encoders=text_encoders,
+        t5=t5,
         embeddings=embeddings,
         motion=motion,
         controls=controls,
@@ -213,6 +216,7 @@ def asked_for(
     seed: int | None = None,
     vae: str | Path | None = None,
     text_encoders: Sequence[str | Path] = (),
+    t5: bool = True,
     embeddings: Sequence[str | Path] = (),
     motion: str | Path | None = None,
     controls: Sequence[Net] = (),
@@ -261,6 +265,7 @@ def asked_for(
         encoder=image is not None or drawing is not None or again,
         blocks=tuple(blocks),
         controls=tuple(one.ref for one in steered),
+        t5=t5,
     )
     return Asked(
         *(wanted, _prompts(prompt), _seeds(n, seed, user), user, image, mask, last_image),
@@ -359,7 +364,7 @@ def _result(
         seconds=0.0,
         recipe=loaded.metadata.get("memcard.recipe_id"),
         embeddings=loaded.embeddings,
-        more=_more(asked),
+        more={**_more(asked), **loaded.parts()},
     )
 
 

@@ -46,7 +46,7 @@ _TEXTS: Final = (
     "prompt", "checkpoint", "vae", "motion", "image", "mask", "sampler", "schedule", "negative",
     "prediction_type", "hires_upscaler", "size", "out", "last_image", "refiner",
 )  # fmt: skip
-_FLAGS: Final = ("canny", "edit")
+_FLAGS: Final = ("canny", "edit", "t5")
 _LISTS: Final = (
     "loras", "text_encoders", "embeddings", "blocks", "controls", "control_images",
     "outpaint",

@@ -167,6 +167,7 @@ class _Making:
             self.architecture = file.architecture or self.architecture
         if file := self._find("VAE", self.info.vae, "vae"):
             found["vae"] = file.ref
+        found |= self._parts()
         refs: dict[str, str] = {}
         loras: list[tuple[str, float] | tuple[str, float, float]] = []
         for lora in self.info.loras:
@@ -186,6 +187,15 @@ class _Making:
         prompt = image_a1111.renamed(self.info.prompt, lambda name: _called(refs, name))
         return {**found, "prompt": prompt}
 
+    def _parts(self) -> dict[str, Any]:
+        """Return what the checkpoint lacked, and whether it went without."""
+        files = [self._find("part", used, "text_encoders") for used in self.info.parts]
+        refs = [file.ref for file in files if file is not None]
+        found: dict[str, Any] = {"text_encoders": refs} if refs else {}
+        if self.info.settings.get("t5") is False:
+            found["t5"] = False
+        return found
+
     def _find(self, kind: str, used: Used | UsedLora | None, argument: str) -> Found | None:
         if used is None or argument in self.given:
             return None
@@ -195,7 +205,7 @@ class _Making:
         if file is None:
             self.missing.append(
                 f"The {shown} is not at hand. Add it to the library (memcard add FILE), or name another "
-                f"with --{argument.removesuffix('s')}."
+                f"with --{argument.removesuffix('s').replace('_', '-')}."
             )
         elif file.differs:
             self.found.append(f"The {shown} is {file.ref} by its name; its hash is another.")
