@@ -61,20 +61,17 @@ def _ours(texts: Mapping[str, str]) -> ImageInfo | None:
         if isinstance(value := settings.pop(key, None), str)
     }
     plain = {key: value for key, value in settings.items() if not isinstance(value, (dict, list))}
-    flags = {key: True for key, value in plain.items() if value is True}
+    flags = _flags(plain, said)
     plain = {key: value for key, value in plain.items() if not isinstance(value, bool)}
     architecture = _text(said.get("architecture")) or None
     tagged = _tagged(_text(said.get("prompt")))
-    values = numbers(plain, notes)
-    values |= numbers({"denoise": said.get("denoise")}, notes)
+    values = numbers({**plain, "denoise": said.get("denoise")}, notes)
     second = _section(said.get("second_pass"))
     names = {"scale": "hires_scale", "steps": "hires_steps", "strength": "denoise"}
     values |= numbers({own: second.get(name) for name, own in names.items()}, notes)
     if isinstance(upscaler := second.get("upscaler"), str):
         texts_of["hires_upscaler"] = upscaler
     texts_of |= _beside(said)
-    if said.get("t5") is False:
-        flags["t5"] = False
     if "clip_skip" in values:
         values["clip_skip"] = usual_clip_skip(values["clip_skip"], architecture)
     info = ImageInfo(
@@ -91,6 +88,12 @@ def _ours(texts: Mapping[str, str]) -> ImageInfo | None:
         notes=tuple(notes),
     )
     return _against(info, texts.get("parameters"))
+
+
+def _flags(settings: Mapping[str, Any], said: Mapping[str, Any]) -> dict[str, bool]:
+    """Return the settings that are on, and a T5 that was done without."""
+    found = {key: True for key, value in settings.items() if value is True}
+    return found | ({"t5": False} if said.get("t5") is False else {})
 
 
 def _beside(said: Mapping[str, Any]) -> dict[str, str]:

@@ -239,22 +239,19 @@ def asked_for(
 ) -> Asked:
     """Return what is asked for, checked as far as no file is needed; arguments and errors as of ``run``."""
     with waiting():  # this imports torch
-        from memcard.generation.passes import Larger
         from memcard.jobs._generate_control import steers
         from memcard.jobs._generate_given import given
     from memcard.jobs._generate_paint import check
     from memcard.jobs._generate_refine import refine
     from memcard.jobs._given_pictures import check_sides
 
-    larger = (
-        Larger(hires, hires_strength, hires_steps, hires_upscaler) if hires is not None else None
-    )
+    larger = _larger(hires, hires_strength, hires_steps, hires_upscaler)
     check(strength, image, mask, larger, last_image)
     sides = check_sides(outpaint, image)
     usual = _STRENGTH if sides is None else 1.0
     steered = steers(controls, control_images, motion)
     drawing = control_images[0] if control_images and not controls else None
-    again = larger is not None and larger.upscaler != "latent"
+    looks = image, drawing, None if hires is None or hires_upscaler == "latent" else hires
     wanted = Wanted(
         checkpoint,
         tuple((x[0], x[1], x[2] if len(x) > 2 else None) for x in loras),
@@ -262,10 +259,14 @@ def asked_for(
         text_encoders=tuple(text_encoders),
         embeddings=tuple(embeddings),
         motion=motion,
-        encoder=image is not None or drawing is not None or again,
+        encoder=any(look is not None for look in looks),
         blocks=tuple(blocks),
         controls=tuple(one.ref for one in steered),
         t5=t5,
+    )
+    where = mask if sides is None else sides
+    seen = given(
+        image=image, last=last_image, mask=where, strength=strength, hires=hires, control=drawing
     )
     return Asked(
         *(wanted, _prompts(prompt), _seeds(n, seed, user), user, image, mask, last_image),
@@ -276,16 +277,21 @@ def asked_for(
         edges=_edges(canny, control_images),
         outpaint=sides,
         refine=refine(refiner, refiner_at, hires=hires, mask=mask, outpaint=sides, motion=motion),
-        given=given(
-            image=image,
-            last=last_image,
-            mask=mask if sides is None else sides,
-            strength=strength,
-            hires=hires,
-            control=drawing,
-        ),
+        given=seen,
         preview=preview,
     )
+
+
+def _larger(
+    scale: float | None,
+    strength: float,
+    steps: int | None,
+    upscaler: Literal["lanczos", "latent"],
+) -> Larger | None:
+    """Return the second pass, if there is one."""
+    from memcard.generation.passes import Larger
+
+    return None if scale is None else Larger(scale, strength, steps, upscaler)
 
 
 def _edges(canny: bool, images: Sequence[str | Path]) -> bool:
