@@ -17,7 +17,7 @@ from e2e.exact_resume.lives import finals, live, losses
 KILLED = -9
 
 
-def check(tmp_path, *, kills=(8, 22, 31), world=1, **options):
+def check_resumes(tmp_path, *, kills=(8, 22, 31), world=1, **options):
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     whole.mkdir()
     broken.mkdir()
@@ -38,7 +38,7 @@ def compare(whole, broken, world=1):
 
 
 def test_killed_twice_and_resumed_twice_is_never_interrupted(tmp_path):
-    check(tmp_path, kills=(8, 18), epochs=2, workers=2)
+    check_resumes(tmp_path, kills=(8, 18), epochs=2, workers=2)
 
 
 ONE = {
@@ -108,13 +108,13 @@ def guide():
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ONE)
 def test_one_process(tmp_path, name):
-    check(tmp_path, **ONE[name])
+    check_resumes(tmp_path, **ONE[name])
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", TWO)
 def test_two_ranks(tmp_path, name):
-    check(tmp_path, world=2, kills=(5, 12, 17), **TWO[name])
+    check_resumes(tmp_path, world=2, kills=(5, 12, 17), **TWO[name])
 
 
 @pytest.mark.slow

@@ -10,7 +10,7 @@ from multiprocessing import forkserver
 import pytest
 
 from e2e.exact_resume.lives import CONTEXT
-from e2e.exact_resume.test_exact_resume import check
+from e2e.exact_resume.test_exact_resume import check_resumes
 
 pytestmark = pytest.mark.slow  # 5 seconds to import such a trainer, in every life
 MODULES = ["accelerate", "lightning.pytorch", "transformers.trainer", "memcard.jobs.checkpointer"]
@@ -88,10 +88,10 @@ def _imported_once():
 @pytest.mark.parametrize("name", CASES)
 def test_one_process(tmp_path, name):
     script, options = CASES[name]
-    check(tmp_path, script=script, **{"kills": (8, 22)} | options)
+    check_resumes(tmp_path, script=script, **{"kills": (8, 22)} | options)
 
 
 @pytest.mark.parametrize("name", TWO)
 def test_two_ranks(tmp_path, name):
     script, options = TWO[name]
-    check(tmp_path, script=script, world=2, **{"kills": (8, 12)} | options)
+    check_resumes(tmp_path, script=script, world=2, **{"kills": (8, 12)} | options)
